@@ -1,0 +1,348 @@
+//! The database: connections, transactions and statements of either engine.
+//!
+//! This is the only module that knows that there are two. Above it, a statement runs on a [`Tx`], whatever is behind.
+
+mod connect;
+mod migrate;
+pub(crate) mod sql;
+mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
+
+pub use connect::{DatabaseOptions, redact_url};
+pub use migrate::{MigrationStatus, SchemaPolicy};
+pub use sql::Engine;
+pub(crate) use sql::Sql;
+pub(crate) use types::{Id, JsonText};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+
+/// A database that holds larder's tables. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pool: Pool,
+    statements: sql::Statements,
+    schema: String,
+    clock: Clock,
+    prepared: bool,
+    /// Wakes this process's workers after an enqueue of its own.
+    enqueued: tokio::sync::Notify,
+}
+
+/// SQLite has one writer: a connection of its own, so that writers of this process queue up fairly and never meet
+/// each other's lock. An in-memory database is one connection for everything.
+#[derive(Debug)]
+enum Pool {
+    Sqlite { read: SqlitePool, write: SqlitePool },
+    Postgres(PgPool),
+}
+
+/// A connection of either engine, borrowed: what every `_in` operation runs on.
+///
+/// It is made from sqlx's own transactions and connections, and from larder's [`Transaction`]:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let url = format!("sqlite://{}", directory.path().join("app.db").display());
+/// use larder::{Cache, Expiration};
+///
+/// let cache = Cache::connect(&url).await?;
+/// let pool = sqlx::SqlitePool::connect(&url).await?;
+///
+/// // A domain write and its invalidation commit or roll back together.
+/// let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+/// sqlx::query("CREATE TABLE price (cents INTEGER)").execute(&mut *tx).await?;
+/// cache.delete_in(&mut tx, "prices").await?;
+/// tx.commit().await?;
+/// # larder::Result::Ok(()) }).unwrap();
+/// ```
+///
+/// On SQLite begin such a transaction with `BEGIN IMMEDIATE` if it reads before it writes: a deferred one that meets
+/// another writer fails at once, whatever the busy timeout.
+#[derive(Debug)]
+pub enum Tx<'c> {
+    /// A connection to SQLite.
+    Sqlite(&'c mut SqliteConnection),
+    /// A connection to PostgreSQL.
+    Postgres(&'c mut PgConnection),
+}
+
+impl Tx<'_> {
+    pub(crate) fn reborrow(&mut self) -> Tx<'_> {
+        match self {
+            Tx::Sqlite(connection) => Tx::Sqlite(connection),
+            Tx::Postgres(connection) => Tx::Postgres(connection),
+        }
+    }
+
+    fn engine(&self) -> Engine {
+        match self {
+            Tx::Sqlite(_) => Engine::Sqlite,
+            Tx::Postgres(_) => Engine::Postgres,
+        }
+    }
+}
+
+macro_rules! tx_from {
+    ($($variant:ident($source:ty);)*) => {
+        $(impl<'c> From<&'c mut $source> for Tx<'c> {
+            fn from(source: &'c mut $source) -> Self {
+                Tx::$variant(&mut *source)
+            }
+        })*
+    };
+}
+
+tx_from! {
+    Sqlite(SqliteConnection);
+    Sqlite(sqlx::Transaction<'_, Sqlite>);
+    Sqlite(PoolConnection<Sqlite>);
+    Postgres(PgConnection);
+    Postgres(sqlx::Transaction<'_, Postgres>);
+    Postgres(PoolConnection<Postgres>);
+}
+
+/// A transaction of either engine, begun by [`Database::begin`]. Dropped without a commit, it rolls back.
+#[derive(Debug)]
+#[must_use = "a transaction that is not committed rolls back"]
+pub struct Transaction {
+    inner: OwnedTransaction,
+}
+
+#[derive(Debug)]
+enum OwnedTransaction {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Transaction {
+    /// Makes everything done in it durable and visible.
+    ///
+    /// # Errors
+    /// Where the database fails; nothing of it is then kept.
+    pub async fn commit(self) -> Result<()> {
+        match self.inner {
+            OwnedTransaction::Sqlite(tx) => tx.commit().await?,
+            OwnedTransaction::Postgres(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+
+    /// Undoes everything done in it.
+    ///
+    /// # Errors
+    /// Where the database fails; nothing of it is kept all the same.
+    pub async fn rollback(self) -> Result<()> {
+        match self.inner {
+            OwnedTransaction::Sqlite(tx) => tx.rollback().await?,
+            OwnedTransaction::Postgres(tx) => tx.rollback().await?,
+        }
+        Ok(())
+    }
+}
+
+impl<'c> From<&'c mut Transaction> for Tx<'c> {
+    fn from(transaction: &'c mut Transaction) -> Self {
+        match &mut transaction.inner {
+            OwnedTransaction::Sqlite(tx) => Tx::Sqlite(&mut *tx),
+            OwnedTransaction::Postgres(tx) => Tx::Postgres(&mut *tx),
+        }
+    }
+}
+
+/// A pooled connection, on loan for one operation.
+pub(crate) enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+impl Connection {
+    pub(crate) fn tx(&mut self) -> Tx<'_> {
+        match self {
+            Self::Sqlite(connection) => Tx::Sqlite(&mut *connection),
+            Self::Postgres(connection) => Tx::Postgres(&mut *connection),
+        }
+    }
+}
+
+/// Runs a statement on a [`Tx`]: `query!(database, tx, fetch_optional, Sql::CacheGet, key, now)`.
+/// Rows come as tuples; `execute` gives the count of rows that it changed.
+macro_rules! query {
+    ($database:expr, $tx:expr, execute, $statement:expr $(, $bind:expr)* $(,)?) => {{
+        let statement = $database.statement($statement);
+        match $tx.reborrow() {
+            $crate::database::Tx::Sqlite(connection) => sqlx::query(statement)
+                $(.bind($bind))*.persistent($database.prepared()).execute(connection).await.map(|done| done.rows_affected()),
+            $crate::database::Tx::Postgres(connection) => sqlx::query(statement)
+                $(.bind($bind))*.persistent($database.prepared()).execute(connection).await.map(|done| done.rows_affected()),
+        }.map_err($crate::error::Error::from)
+    }};
+    ($database:expr, $tx:expr, $method:ident, $statement:expr $(, $bind:expr)* $(,)?) => {{
+        let statement = $database.statement($statement);
+        match $tx.reborrow() {
+            $crate::database::Tx::Sqlite(connection) => sqlx::query_as(statement)
+                $(.bind($bind))*.persistent($database.prepared()).$method(connection).await,
+            $crate::database::Tx::Postgres(connection) => sqlx::query_as(statement)
+                $(.bind($bind))*.persistent($database.prepared()).$method(connection).await,
+        }.map_err($crate::error::Error::from)
+    }};
+}
+pub(crate) use query;
+
+impl Database {
+    /// Opens the database at `url` with the default [`DatabaseOptions`], and lays its tables if it is empty.
+    ///
+    /// # Errors
+    /// Where the URL is not one of SQLite or PostgreSQL, the database cannot be reached, or its tables are older or
+    /// newer than this version of larder.
+    pub async fn connect(url: &str) -> Result<Self> {
+        DatabaseOptions::new(url).connect().await
+    }
+
+    /// Which engine it runs on.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        match self.inner.pool {
+            Pool::Sqlite { .. } => Engine::Sqlite,
+            Pool::Postgres(_) => Engine::Postgres,
+        }
+    }
+
+    /// The fleet's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// Begins a transaction for `_in` operations. On SQLite it takes the write lock at once.
+    ///
+    /// # Errors
+    /// Where the database gives no connection or lock in time.
+    pub async fn begin(&self) -> Result<Transaction> {
+        let inner = match &self.inner.pool {
+            Pool::Sqlite { write, .. } => OwnedTransaction::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Pool::Postgres(pool) => OwnedTransaction::Postgres(pool.begin().await?),
+        };
+        Ok(Transaction { inner })
+    }
+
+    /// Closes its connections and waits until they are closed. On SQLite the last one folds the write-ahead log into
+    /// the file.
+    pub async fn close(&self) {
+        match &self.inner.pool {
+            Pool::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            Pool::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub(crate) async fn read(&self) -> Result<Connection> {
+        Ok(match &self.inner.pool {
+            Pool::Sqlite { read, .. } => Connection::Sqlite(read.acquire().await?),
+            Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
+        })
+    }
+
+    pub(crate) async fn write(&self) -> Result<Connection> {
+        Ok(match &self.inner.pool {
+            Pool::Sqlite { write, .. } => Connection::Sqlite(write.acquire().await?),
+            Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
+        })
+    }
+
+    /// The caller's connection, checked to be of this database's engine.
+    pub(crate) fn own<'c>(&self, tx: impl Into<Tx<'c>>) -> Result<Tx<'c>> {
+        let tx = tx.into();
+        if tx.engine() == self.engine() {
+            return Ok(tx);
+        }
+        Err(Error::invalid(format!(
+            "the transaction is {:?}'s and this larder is on {:?}: use a transaction of the same database",
+            tx.engine(),
+            self.engine()
+        )))
+    }
+
+    pub(crate) fn statement(&self, statement: Sql) -> sqlx::SqlStr {
+        self.inner.statements.get(statement)
+    }
+
+    pub(crate) fn prepared(&self) -> bool {
+        self.inner.prepared
+    }
+
+    pub(crate) fn enqueued(&self) -> &tokio::sync::Notify {
+        &self.inner.enqueued
+    }
+
+    /// Measures how far the database's clock is ahead of this machine's: the midpoint of the quickest of three round
+    /// trips. SQLite's clock is this machine's.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub(crate) async fn measure_clock(&self) -> Result<()> {
+        if self.engine() == Engine::Sqlite {
+            return Ok(());
+        }
+        let mut connection = self.read().await?;
+        let mut tx = connection.tx();
+        let mut best: Option<(Duration, i64)> = None;
+        for _ in 0..3 {
+            let (before, started) = (chrono::Utc::now(), std::time::Instant::now());
+            let (theirs,): (crate::clock::Timestamp,) = query!(self, tx, fetch_one, Sql::Clock)?;
+            let trip = started.elapsed();
+            let midpoint = before.timestamp_millis() + i64::try_from(trip.as_millis() / 2).unwrap_or(0);
+            if best.is_none_or(|(quickest, _)| trip < quickest) {
+                best = Some((trip, theirs.as_millis() - midpoint));
+            }
+        }
+        if let Some((_, offset)) = best {
+            self.inner.clock.set_offset_millis(offset);
+        }
+        Ok(())
+    }
+
+    /// Every wake-up that another process sends when it enqueues, by the queue's name. `None` on SQLite, which has no
+    /// such thing.
+    #[cfg(feature = "worker")]
+    pub(crate) async fn listen(&self) -> Result<Option<Wakeups>> {
+        let Pool::Postgres(pool) = &self.inner.pool else { return Ok(None) };
+        let mut listener = sqlx::postgres::PgListener::connect_with(pool).await?;
+        listener.ignore_pool_close_event(true);
+        listener.listen("larder_job").await?;
+        Ok(Some(Wakeups { listener, prefix: format!("{}/", self.inner.schema) }))
+    }
+}
+
+/// A connection that hears what other processes enqueue.
+#[cfg(feature = "worker")]
+pub(crate) struct Wakeups {
+    listener: sqlx::postgres::PgListener,
+    prefix: String,
+}
+
+#[cfg(feature = "worker")]
+impl Wakeups {
+    /// Returns when somebody has enqueued a job that is due, or the connection was lost and made anew.
+    pub(crate) async fn next(&mut self) -> Result<()> {
+        loop {
+            match self.listener.try_recv().await? {
+                Some(notification) if !notification.payload().starts_with(&self.prefix) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening a database by its URL.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, PgPool, SqlitePool};
+use url::Url;
+
+use super::migrate::SchemaPolicy;
+use super::sql::{Engine, Statements};
+use super::{Database, Inner, Pool};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+
+/// How to open a database.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use larder::database::DatabaseOptions;
+/// use std::time::Duration;
+///
+/// let database = DatabaseOptions::new("sqlite::memory:").acquire_timeout(Duration::from_secs(1)).connect().await?;
+/// let cache = larder::Cache::new(database);
+/// assert!(!cache.exists("key").await?);
+/// # larder::Result::Ok(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct DatabaseOptions {
+    url: String,
+    busy_timeout: Duration,
+    acquire_timeout: Duration,
+    max_connections: u32,
+    schema: String,
+    prepared: bool,
+    policy: SchemaPolicy,
+    clock: Clock,
+}
+
+impl DatabaseOptions {
+    /// The defaults for `url`: `sqlite://FILE` (relative to the working directory), `sqlite::memory:`, or
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            busy_timeout: Duration::from_secs(10),
+            acquire_timeout: Duration::from_secs(5),
+            max_connections: 10,
+            schema: "public".to_owned(),
+            prepared: true,
+            policy: SchemaPolicy::CreateIfEmpty,
+            clock: Clock::system(),
+        }
+    }
+
+    /// SQLite: how long a statement waits for another writer, 10 s unless said.
+    #[must_use]
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// How long a call waits for a connection before it fails with a transient error, 5 s unless said.
+    #[must_use]
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// PostgreSQL: the most connections that are open at once, 10 unless said.
+    #[must_use]
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// PostgreSQL: the schema that holds larder's tables, `public` unless said. It is made if it is not there.
+    #[must_use]
+    pub fn schema(mut self, schema: &str) -> Self {
+        schema.clone_into(&mut self.schema);
+        self
+    }
+
+    /// PostgreSQL: whether statements are prepared by name, as they are unless said. Say no behind a PgBouncer in
+    /// transaction mode that does not follow prepared statements.
+    #[must_use]
+    pub fn prepared(mut self, prepared: bool) -> Self {
+        self.prepared = prepared;
+        self
+    }
+
+    /// What to do about the tables: lay them if there are none, unless said.
+    #[must_use]
+    pub fn schema_policy(mut self, policy: SchemaPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Where "now" comes from: the system's clock, unless said.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn connect(self) -> Result<Database> {
+        let (engine, pool) = match engine_of(&self.url)? {
+            Engine::Sqlite => (Engine::Sqlite, self.open_sqlite().await?),
+            Engine::Postgres => (Engine::Postgres, Pool::Postgres(self.open_postgres().await?)),
+        };
+        let statements = Statements::render(engine, &self.schema);
+        let database = Database {
+            inner: Arc::new(Inner {
+                pool,
+                statements,
+                schema: self.schema,
+                clock: self.clock,
+                prepared: self.prepared,
+                enqueued: tokio::sync::Notify::new(),
+            }),
+        };
+        database.measure_clock().await?;
+        database.apply(self.policy).await?;
+        Ok(database)
+    }
+
+    async fn open_sqlite(&self) -> Result<Pool> {
+        let options = SqliteConnectOptions::from_str(&self.url)
+            .map_err(|_| Error::invalid("the database URL is not valid: write sqlite://FILE, for example sqlite://larder.db"))?
+            .busy_timeout(self.busy_timeout)
+            .disable_statement_logging();
+        if is_memory(&self.url) {
+            // Each connection to :memory: would be a database of its own.
+            let options = options.in_memory(true).shared_cache(false);
+            let pool = SqlitePoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(self.acquire_timeout)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_with(options)
+                .await?;
+            return Ok(Pool::Sqlite { read: pool.clone(), write: pool });
+        }
+        let file = options.get_filename().to_owned();
+        create_private(&file)?;
+        let options = options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal);
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(self.acquire_timeout.max(self.busy_timeout))
+        };
+        let write = connect_sqlite(pool(1), &options, self.busy_timeout, &file).await?;
+        let read = pool(4).connect_lazy_with(options);
+        Ok(Pool::Sqlite { read, write })
+    }
+
+    async fn open_postgres(&self) -> Result<PgPool> {
+        let mut options = PgConnectOptions::from_str(&self.url)
+            .map_err(|_| Error::invalid(format!("the database URL {} is not valid: write postgres://USER:PASSWORD@HOST:PORT/DATABASE", redact_url(&self.url))))?
+            .application_name("larder")
+            .disable_statement_logging();
+        if !self.prepared {
+            options = options.statement_cache_capacity(0);
+        }
+        PgPoolOptions::new()
+            .max_connections(self.max_connections)
+            .acquire_timeout(self.acquire_timeout)
+            .connect_with(options)
+            .await
+            .map_err(Error::from)
+    }
+}
+
+fn engine_of(url: &str) -> Result<Engine> {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    match scheme {
+        "sqlite" => Ok(Engine::Sqlite),
+        "postgres" | "postgresql" => {
+            Url::parse(url).map_err(|error| {
+                Error::invalid(format!(
+                    "the database URL {} is not valid ({error}): write postgres://USER:PASSWORD@HOST:PORT/DATABASE, with odd characters percent-encoded",
+                    redact_url(url)
+                ))
+            })?;
+            Ok(Engine::Postgres)
+        }
+        _ => Err(Error::invalid(format!(
+            "the database URL {} names no engine that larder knows: it must begin with sqlite: or postgres:",
+            redact_url(url)
+        ))),
+    }
+}
+
+fn is_memory(url: &str) -> bool {
+    url.contains(":memory:") || url.contains("mode=memory")
+}
+
+/// An SQLite file that does not exist is made for its owner alone; SQLite gives its log the same permissions.
+fn create_private(file: &Path) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(file) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::invalid(format!(
+            "cannot create the SQLite file {}: {error}; choose a folder that exists and can be written",
+            file.display()
+        ))),
+    }
+}
+
+/// The change to WAL wants the file for itself and fails at once, whatever the busy timeout, where processes open it
+/// together for the first time.
+async fn connect_sqlite(
+    pool: SqlitePoolOptions,
+    options: &SqliteConnectOptions,
+    timeout: Duration,
+    file: &Path,
+) -> Result<SqlitePool> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match pool.clone().connect_with(options.clone()).await {
+            Ok(pool) => return Ok(pool),
+            Err(error) => {
+                let error = Error::from(error);
+                if !error.is_transient() || Instant::now() >= deadline {
+                    return Err(Error::invalid(format!("cannot open the SQLite file {}: {error}", file.display())));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// `url` without its password, for people and logs. What cannot be read as a URL loses all that may hold one.
+///
+/// ```
+/// use larder::database::redact_url;
+/// assert_eq!(redact_url("postgres://app:s3cret@db/app"), "postgres://app:***@db/app");
+/// assert_eq!(redact_url("sqlite://larder.db"), "sqlite://larder.db");
+/// ```
+#[must_use]
+pub fn redact_url(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    let Ok(mut parsed) = Url::parse(url) else { return format!("{scheme}:***") };
+    let hidden: Vec<(String, String)> = parsed
+        .query_pairs()
+        .map(|(name, value)| {
+            let secret = name.to_lowercase().contains("password");
+            (name.clone().into_owned(), if secret { "***".to_owned() } else { value.into_owned() })
+        })
+        .collect();
+    if !hidden.is_empty() {
+        parsed.query_pairs_mut().clear().extend_pairs(hidden);
+    }
+    if parsed.password().is_some() && parsed.set_password(Some("***")).is_err() {
+        return format!("{scheme}:***");
+    }
+    parsed.to_string()
+}

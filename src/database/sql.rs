@@ -1,0 +1,335 @@
+//! Every statement, once, as a template in the text that both engines take.
+//!
+//! `{item}` and its kin are the tables' qualified names, `{live:$n}` is the one definition of a live item, and what
+//! is left are the [`PAIRS`]: the few words in which the engines part. Templates are rendered once, at connect.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// Which engine a database runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// SQLite, embedded in the process.
+    Sqlite,
+    /// PostgreSQL, a server.
+    Postgres,
+}
+
+/// A word that the engines say differently; `?` stands for its argument.
+#[derive(Debug)]
+pub struct Pair {
+    /// The word as templates write it.
+    pub name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+/// Where the engines part. Keep this list short enough to read in one breath.
+pub const PAIRS: [Pair; 10] = [
+    // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
+    Pair { name: "each", sqlite: "json_each(?)", postgres: "json_array_elements(?)" },
+    // SQLite has no types of this name, and CAST to an unknown one rewrites numbers.
+    Pair { name: "json", sqlite: "?", postgres: "CAST(? AS json)" },
+    Pair { name: "uuid", sqlite: "?", postgres: "CAST(? AS uuid)" },
+    Pair {
+        name: "time",
+        sqlite: "CAST(? AS INTEGER)",
+        postgres: "(timestamptz 'epoch' + CAST(? AS bigint) * interval '1 millisecond')",
+    },
+    // SQLite has one writer, and so no rows that somebody else holds.
+    Pair { name: "skip_locked", sqlite: "", postgres: "FOR UPDATE SKIP LOCKED" },
+    // Wakes the workers of other processes when the transaction commits.
+    Pair {
+        name: "notify",
+        sqlite: "",
+        postgres: ", CASE WHEN due THEN pg_notify('larder_job', @schema || '/' || queue) END",
+    },
+    Pair {
+        name: "clock",
+        sqlite: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+        postgres: "SELECT clock_timestamp()",
+    },
+    // Held until the end of the transaction; the number is "larder" in ASCII. SQLite's write lock does the same.
+    Pair {
+        name: "migration_lock",
+        sqlite: "SELECT 1",
+        postgres: "SELECT pg_advisory_xact_lock(119182957241714)",
+    },
+    Pair {
+        name: "schema_count",
+        sqlite: "SELECT 1",
+        postgres: "SELECT COUNT(*) FROM pg_catalog.pg_namespace WHERE nspname = @schema",
+    },
+    Pair {
+        name: "migrated",
+        sqlite: "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'larder_migration'",
+        postgres: "SELECT COUNT(*) FROM pg_catalog.pg_tables \
+                   WHERE schemaname = @schema AND tablename = 'larder_migration'",
+    },
+];
+
+macro_rules! statements {
+    ($($name:ident: $template:expr;)*) => {
+        /// The name of a statement.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Sql { $($name),* }
+
+        pub(super) const TEMPLATES: &[(&str, &str)] = &[$((stringify!($name), $template)),*];
+    };
+}
+
+/// How `set` and `set_many` overwrite: a live item keeps its age, and its deadline where the caller says keep.
+macro_rules! overwrite {
+    ($now:literal, $keep:literal) => {
+        concat!(
+            " ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, stale_at = NULL, cost = NULL, ",
+            "generation = excluded.generation, ",
+            "expires_at = CASE WHEN ", $keep, " AND {live:", $now, "} THEN item.expires_at ELSE excluded.expires_at END, ",
+            "created_at = CASE WHEN {live:", $now, "} THEN item.created_at ELSE excluded.created_at END, ",
+            "updated_at = CASE WHEN {live:", $now, "} AND item.created_at > excluded.updated_at ",
+            "THEN item.created_at ELSE excluded.updated_at END"
+        )
+    };
+}
+
+/// The stored value of a counter as text, and whether it is one: `null`, or an integer of at most 18 digits.
+/// Written without a failing cast, which would abort the caller's transaction on PostgreSQL.
+macro_rules! counter {
+    (text) => { "CAST(item.value AS text)" };
+    (value) => {
+        concat!("CASE WHEN ", counter!(text), " = 'null' THEN 0 ELSE CAST(", counter!(text), " AS bigint) END")
+    };
+    (digits) => {
+        concat!("CASE WHEN substr(", counter!(text), ", 1, 1) = '-' THEN substr(", counter!(text), ", 2) ELSE ", counter!(text), " END")
+    };
+    (fits $delta:literal) => {
+        concat!(
+            "CASE WHEN ", counter!(text), " = 'null' THEN TRUE ",
+            "WHEN length(", counter!(digits), ") BETWEEN 1 AND 18 AND trim(", counter!(digits), ", '0123456789') = '' ",
+            "THEN CAST(", counter!(text), " AS bigint) + ", $delta,
+            " BETWEEN -999999999999999999 AND 999999999999999999 ELSE FALSE END"
+        )
+    };
+}
+
+macro_rules! job_columns {
+    () => {
+        "id, name, queue, status, priority, attempt, max_attempts, unique_key, schedule, tick, run_at, \
+         created_at, started_at, finished_at, worker, error, payload, result"
+    };
+}
+
+/// Whether a job's name is among those of the JSON array `$names`. `IS TRUE` keeps PostgreSQL from turning the test
+/// into a join, which would sort every ready job before the first is fetched.
+macro_rules! known {
+    ($names:literal) => {
+        concat!("(name IN (SELECT e.value->>0 FROM {each:", $names, "} AS e)) IS TRUE")
+    };
+}
+
+statements! {
+    CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND {live:$3}";
+    CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation \
+        FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    CacheDeadline: "SELECT item.expires_at FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    CacheSet: concat!(
+        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $6)", overwrite!("$6", "$7"));
+    CacheSetMany: concat!(
+        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
+         SELECT $1, e.value->>0, {json:e.value->>1}, $3, $4, $5, $5 FROM {each:$2} AS e WHERE TRUE",
+        overwrite!("$5", "$6"));
+    CacheAdd: "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $6) \
+        ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, \
+        stale_at = NULL, cost = NULL, generation = excluded.generation, created_at = excluded.created_at, \
+        updated_at = excluded.updated_at WHERE NOT {live:$6}";
+    CacheIncrement: concat!(
+        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
+         VALUES ($1, $2, {json:CAST($3 AS text)}, $4, $5, $6, $6) \
+         ON CONFLICT (namespace, key) DO UPDATE SET stale_at = NULL, cost = NULL, generation = excluded.generation, \
+         value = CASE WHEN {live:$6} THEN {json:CAST(", counter!(value), " + $3 AS text)} ELSE excluded.value END, \
+         expires_at = CASE WHEN {live:$6} THEN item.expires_at ELSE excluded.expires_at END, \
+         created_at = CASE WHEN {live:$6} THEN item.created_at ELSE excluded.created_at END, \
+         updated_at = CASE WHEN {live:$6} AND item.created_at > excluded.updated_at \
+         THEN item.created_at ELSE excluded.updated_at END \
+         WHERE NOT {live:$6} OR ", counter!(fits "$3"), " RETURNING CAST(CAST(value AS text) AS bigint)");
+    CacheTouch: "UPDATE {item} AS item SET expires_at = $4 \
+        WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2";
+    CacheDeleteMany: "DELETE FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e)";
+    CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
+    CacheNamespaces: "SELECT DISTINCT item.namespace FROM {item} AS item ORDER BY 1";
+    CacheRangeEnd: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key >= $2 AND item.key < $3 ORDER BY item.key LIMIT 1 OFFSET $4";
+    CacheClearRange: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key >= $2 AND item.key < $3";
+    CacheClearExpired: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND NOT {live:$2}";
+    CachePurge: "WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
+        WHERE item.expires_at <= $1 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
+        DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
+        AND NOT {live:$1}";
+    CachePurgeNamespace: "WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
+        WHERE item.expires_at <= $1 AND item.namespace = $3 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
+        DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
+        AND NOT {live:$1}";
+    CacheCountExpired: "SELECT COUNT(*) FROM {item} AS item WHERE item.expires_at <= $1";
+    CacheStats: "SELECT COUNT(*), COUNT(*) FILTER (WHERE NOT {live:$2}), \
+        COUNT(*) FILTER (WHERE item.expires_at IS NOT NULL AND {live:$2}), \
+        COUNT(*) FILTER (WHERE item.expires_at IS NULL), \
+        CAST(COALESCE(SUM(octet_length(item.key) + octet_length(CAST(item.value AS text))), 0) AS bigint), \
+        MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1";
+
+    JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
+        schedule, tick, run_at, created_at, payload) \
+        SELECT {uuid:e.value->>0}, e.value->>1, e.value->>2, 'queued', {time:e.value->>8} <= $2, \
+        CAST(e.value->>3 AS integer), CAST(e.value->>4 AS integer), e.value->>5, e.value->>6, \
+        {time:e.value->>7}, {time:e.value->>8}, $2, {json:e.value->>9} FROM {each:$1} AS e WHERE TRUE \
+        ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL AND status IN ('queued', 'running') \
+        DO UPDATE SET unique_key = job.unique_key RETURNING id, name, unique_key{notify}";
+    JobGet: concat!("SELECT ", job_columns!(), " FROM {job} WHERE id = $1");
+    JobList: concat!("SELECT ", job_columns!(), " FROM {job} WHERE ($1 IS NULL OR status = $1) \
+        AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3) AND id < $4 ORDER BY id DESC LIMIT $5");
+    JobCounts: "SELECT queue, name, status, COUNT(*), MIN(run_at) FROM {job} GROUP BY queue, name, status \
+        ORDER BY queue, name, status";
+    JobUnfinished: "SELECT COUNT(*) FROM {job} WHERE id = $1 AND status IN ('queued', 'running')";
+    JobNextWaiting: "SELECT MIN(run_at) FROM {job} WHERE status = 'queued' AND NOT due";
+    JobMakeDue: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
+        WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT $2 {skip_locked}) \
+        UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id AND status = 'queued' AND NOT due";
+    // The names of queues by one step of the index each, however many jobs are ready.
+    JobReadyQueues: concat!("WITH RECURSIVE ready (queue) AS (\
+        SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due ORDER BY job.queue LIMIT 1) \
+        UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due \
+        AND job.queue > ready.queue ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL) \
+        SELECT ready.queue FROM ready WHERE ready.queue IS NOT NULL AND EXISTS (SELECT 1 FROM {job} AS job \
+        WHERE job.queue = ready.queue AND job.status = 'queued' AND job.due AND ", known!("$1"), ")");
+    JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
+        WHERE queue = $1 AND status = 'queued' AND due AND ", known!("$2"),
+        " ORDER BY priority DESC, run_at, id LIMIT $3 {skip_locked}) \
+        UPDATE {job} SET status = 'running', worker = $4, attempt = attempt + 1, started_at = $5, \
+        finished_at = NULL FROM batch WHERE id = batch_id AND status = 'queued' AND due \
+        RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload");
+    // One row an attempt: id, attempt, status, due, milliseconds of run_at or null, result, error.
+    JobFinish: "UPDATE {job} AS job SET status = e.value->>2, due = FALSE, \
+        run_at = COALESCE({time:e.value->>3}, job.run_at), result = {json:e.value->>4}, error = e.value->>5, \
+        worker = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE job.worker END, \
+        finished_at = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE $3 END FROM {each:$1} AS e \
+        WHERE job.id = {uuid:e.value->>0} AND job.worker = $2 AND job.status = 'running' \
+        AND job.attempt = CAST(e.value->>1 AS integer)";
+    JobRelease: "UPDATE {job} AS job SET status = 'queued', due = TRUE, worker = NULL, started_at = NULL, \
+        attempt = CASE WHEN job.released < 3 THEN job.attempt - 1 ELSE job.attempt END, \
+        released = job.released + 1 FROM {each:$1} AS e \
+        WHERE job.id = {uuid:e.value->>0} AND job.worker = $2 AND job.status = 'running' \
+        AND job.attempt = CAST(e.value->>1 AS integer)";
+    // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends.
+    JobRescue: "UPDATE {job} SET status = CASE WHEN attempt < max_attempts THEN 'queued' ELSE 'dead' END, \
+        due = attempt < max_attempts, finished_at = CASE WHEN attempt < max_attempts THEN NULL ELSE $1 END, \
+        error = $3, worker = NULL WHERE status = 'running' \
+        AND worker NOT IN (SELECT worker.id FROM {worker} AS worker WHERE worker.heartbeat_at > $2)";
+    JobPrune: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
+        AND status IN ('done', 'dead', 'cancelled') AND finished_at <= $2 \
+        ORDER BY finished_at LIMIT $3 {skip_locked}) \
+        DELETE FROM {job} WHERE id IN (SELECT batch_id FROM batch) AND status = $1 AND finished_at <= $2";
+    WorkerBeat: "INSERT INTO {worker} AS worker (id, host, process, version, names, started_at, heartbeat_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
+    WorkerEnd: "DELETE FROM {worker} WHERE id = $1";
+    WorkerForget: "DELETE FROM {worker} WHERE heartbeat_at <= $1 \
+        AND id NOT IN (SELECT job.worker FROM {job} AS job WHERE job.status = 'running' AND job.worker IS NOT NULL)";
+    WorkerNames: "SELECT names FROM {worker} WHERE heartbeat_at > $1";
+
+    ScheduleSave: "INSERT INTO {schedule} AS schedule (name, definition, until, updated_at) VALUES ($1, $2, $3, $3) \
+        ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at, \
+        until = CASE WHEN $4 THEN excluded.until ELSE schedule.until END";
+    ScheduleGet: "SELECT name, definition, until, last_tick, last_job, paused_at FROM {schedule} WHERE name = $1";
+    ScheduleList: "SELECT name, definition, until, last_tick, last_job, paused_at FROM {schedule} ORDER BY name";
+    // Compare and set: of all workers that see a tick, the one whose update counts enqueues its job.
+    ScheduleAdvance: "UPDATE {schedule} SET until = $3, last_tick = COALESCE($4, last_tick), \
+        last_job = COALESCE($5, last_job) WHERE name = $1 AND until = $2 AND paused_at IS NULL";
+    ScheduleRan: "UPDATE {schedule} SET last_job = $2 WHERE name = $1";
+
+    Clock: "{clock}";
+    Migrated: "{migrated}";
+    MigrationLock: "{migration_lock}";
+    SchemaCount: "{schema_count}";
+    MigrationList: "SELECT version, name FROM {migration} ORDER BY version";
+    MigrationRecord: "INSERT INTO {migration} (version, name, applied_at) VALUES ($1, $2, $3)";
+}
+
+/// The statements of one database, with its tables' names filled in.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    rendered: Vec<SqlStr>,
+}
+
+impl Statements {
+    pub(crate) fn render(engine: Engine, schema: &str) -> Self {
+        let rendered = TEMPLATES
+            .iter()
+            .map(|(_, template)| {
+                let text: std::sync::Arc<str> = render(template, engine, schema).into();
+                AssertSqlSafe(text).into_sql_str()
+            })
+            .collect();
+        Self { rendered }
+    }
+
+    pub(crate) fn get(&self, statement: Sql) -> SqlStr {
+        self.rendered[statement as usize].clone()
+    }
+}
+
+/// A template with its tables, definitions and [`PAIRS`] filled in for one engine and schema.
+pub(super) fn render(template: &str, engine: Engine, schema: &str) -> String {
+    let mut text = String::with_capacity(template.len() + 64);
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((token, remainder)) = after.split_once('}') else { break };
+        text.push_str(before);
+        text.push_str(&word(token, engine, schema));
+        rest = remainder;
+    }
+    text.push_str(rest);
+    text
+}
+
+fn word(token: &str, engine: Engine, schema: &str) -> String {
+    let (name, argument) = token.split_once(':').unwrap_or((token, ""));
+    if name == "live" {
+        return format!("(item.expires_at IS NULL OR item.expires_at > {argument})");
+    }
+    if name == "schema" {
+        return quoted(schema, '"');
+    }
+    let table = match name {
+        "item" => "cached_item",
+        "job" => "job",
+        "worker" => "job_worker",
+        "schedule" => "job_schedule",
+        "migration" => "larder_migration",
+        _ => "",
+    };
+    if !table.is_empty() {
+        return match engine {
+            Engine::Sqlite => table.to_owned(),
+            Engine::Postgres => format!("{}.{table}", quoted(schema, '"')),
+        };
+    }
+    let Some(pair) = PAIRS.iter().find(|pair| pair.name == name) else {
+        unreachable!("a template names {{{token}}}, which is neither a table nor a pair")
+    };
+    let text = match engine {
+        Engine::Sqlite => pair.sqlite,
+        Engine::Postgres => pair.postgres,
+    };
+    text.replace('?', argument).replace("@schema", &quoted(schema, '\''))
+}
+
+/// An identifier or a literal, quoted for SQL.
+fn quoted(text: &str, quote: char) -> String {
+    let doubled = text.replace(quote, &format!("{quote}{quote}"));
+    format!("{quote}{doubled}{quote}")
+}

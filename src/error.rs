@@ -1,0 +1,163 @@
+//! The one error of the crate: a message that names the thing and the remedy, and predicates to act on.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of larder's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation of larder failed.
+///
+/// It is opaque: ask its predicates what to do, and show its message to people.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let cache = larder::Cache::connect("sqlite::memory:").await?;
+/// let error = cache.set("", &1).await.unwrap_err();
+/// assert!(error.is_invalid() && !error.is_transient());
+/// assert_eq!(error.to_string(), "a key must be 1 to 1,024 bytes of UTF-8 without NUL; this one is empty");
+/// # larder::Result::Ok(()) }).unwrap();
+/// ```
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Invalid,
+    NotACounter,
+    Corrupt,
+    SchemaMismatch,
+    Transient,
+    Timeout,
+    Database,
+}
+
+impl Error {
+    /// An error of the caller's input: `message` names the thing and the remedy in one line.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    pub(crate) fn not_a_counter(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotACounter, message)
+    }
+
+    pub(crate) fn corrupt(
+        message: impl Into<String>,
+        source: impl StdError + Send + Sync + 'static,
+    ) -> Self {
+        Self { source: Some(Box::new(source)), ..Self::new(Kind::Corrupt, message) }
+    }
+
+    pub(crate) fn schema_mismatch(message: impl Into<String>) -> Self {
+        Self::new(Kind::SchemaMismatch, message)
+    }
+
+    #[cfg(feature = "worker")]
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(Kind::Timeout, message)
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Whether the same call may succeed later: the database is away, busy or restarting.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.kind == Kind::Transient
+    }
+
+    /// Whether the caller's input was refused: a key, a value, a deadline, a URL. Nothing was changed.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self.kind, Kind::Invalid | Kind::NotACounter)
+    }
+
+    /// Whether `increment` or `decrement` met a value that is not an integer of at most 18 digits,
+    /// or would have made one. The caller's transaction stays usable.
+    #[must_use]
+    pub fn is_not_a_counter(&self) -> bool {
+        self.kind == Kind::NotACounter
+    }
+
+    /// Whether a stored value does not fit the type that was asked for.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        self.kind == Kind::Corrupt
+    }
+
+    /// Whether the database's tables are missing, older or newer than this version of larder.
+    #[must_use]
+    pub fn is_schema_mismatch(&self) -> bool {
+        self.kind == Kind::SchemaMismatch
+    }
+
+    /// Whether something that was waited for did not come in time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind == Kind::Timeout
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let kind = if is_transient(&error) { Kind::Transient } else { Kind::Database };
+        let message = match &error {
+            sqlx::Error::PoolTimedOut => {
+                "the database gave no connection within acquire_timeout: it is away, or all connections are in use"
+                    .to_owned()
+            }
+            sqlx::Error::Database(database) => format!("the database refused: {}", database.message()),
+            other => format!("the database failed: {other}"),
+        };
+        Self { source: Some(Box::new(error)), ..Self::new(kind, message) }
+    }
+}
+
+/// PostgreSQL's SQLSTATE classes and SQLite's primary result codes that a later try may not meet.
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            if database.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                // 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 cannot open.
+                let primary = code.parse::<i32>().map_or(0, |code| code & 0xff);
+                matches!(primary, 5 | 6 | 8 | 10 | 13 | 14)
+            } else {
+                // Connection, insufficient resources, operator intervention, rollback, lock, read-only.
+                code.starts_with("08")
+                    || code.starts_with("53")
+                    || code.starts_with("57P")
+                    || matches!(&*code, "40001" | "40P01" | "55P03" | "25006" | "25P03")
+            }
+        }
+        _ => false,
+    }
+}

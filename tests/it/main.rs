@@ -1,0 +1,6 @@
+//! larder's tests: behaviours, each on both engines.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+mod cache;

@@ -1,0 +1,148 @@
+//! A fresh database a test on either engine, and the macro that runs a behaviour on both.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use larder::Cache;
+use larder::clock::Clock;
+use larder::database::{Database, DatabaseOptions, SchemaPolicy};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+
+/// Runs each function as a test on SQLite and on PostgreSQL, with a [`TestDatabase`] of its own.
+macro_rules! both_engines {
+    ($($(#[$meta:meta])* async fn $name:ident($database:ident) $body:block)*) => {
+        $(async fn $name($database: &crate::support::TestDatabase) $body)*
+
+        mod sqlite {
+            $($(#[$meta])* #[test] fn $name() {
+                crate::support::run(crate::support::TestDatabase::sqlite, async |db| super::$name(db).await);
+            })*
+        }
+        mod postgres {
+            $($(#[$meta])* #[test] fn $name() {
+                crate::support::run(crate::support::TestDatabase::postgres, async |db| super::$name(db).await);
+            })*
+        }
+    };
+}
+pub(crate) use both_engines;
+
+/// Noon of an ordinary day: where a test's clock stands until it moves it.
+pub(crate) fn noon() -> DateTime<Utc> {
+    "2026-11-22T12:00:00Z".parse().unwrap()
+}
+
+/// A database of one test. It is gone when the test has ended, however it ended.
+pub(crate) struct TestDatabase {
+    pub(crate) url: String,
+    pub(crate) schema: String,
+    pub(crate) clock: Clock,
+    directory: tempfile::TempDir,
+}
+
+impl TestDatabase {
+    pub(crate) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        Self { url, schema: "public".to_owned(), clock: Clock::manual(noon()), directory }
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let url = std::env::var("LARDER_TEST_POSTGRES_URL").expect(
+            "LARDER_TEST_POSTGRES_URL names no PostgreSQL: run tests/run.sh, which starts one, or set it to a server of yours",
+        );
+        // A quote, a space and capitals: names must be qualified and quoted wherever they stand.
+        let schema = format!("Test \"{}\"", uuid::Uuid::now_v7().simple());
+        Self { url, schema, clock: Clock::manual(noon()), directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.url.starts_with("sqlite:")
+    }
+
+    /// A folder of the test's own.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The SQLite file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.path().join("test.db")
+    }
+
+    pub(crate) fn options(&self) -> DatabaseOptions {
+        DatabaseOptions::new(&self.url).schema(&self.schema).clock(self.clock.clone()).max_connections(8)
+    }
+
+    /// Opened with the test's clock, which stands still.
+    pub(crate) async fn open(&self) -> Database {
+        self.options().connect().await.unwrap()
+    }
+
+    pub(crate) async fn cache(&self) -> Cache {
+        Cache::new(self.open().await)
+    }
+
+    pub(crate) fn advance(&self, seconds: i64) {
+        self.clock.advance(TimeDelta::seconds(seconds));
+    }
+
+    /// Runs SQL of the test's own, past larder. `{}` is the schema's prefix.
+    pub(crate) async fn execute(&self, sql: &str) -> u64 {
+        let sql = AssertSqlSafe(self.qualified(sql));
+        if self.is_sqlite() {
+            let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
+        }
+    }
+
+    /// The one integer that SQL of the test's own reads, past larder.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(self.qualified(sql));
+        if self.is_sqlite() {
+            let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+        }
+    }
+
+    fn qualified(&self, sql: &str) -> String {
+        let prefix =
+            if self.is_sqlite() { String::new() } else { format!("\"{}\".", self.schema.replace('"', "\"\"")) };
+        sql.replace("{}", &prefix)
+    }
+
+    async fn drop_schema(&self) {
+        if !self.is_sqlite() {
+            self.execute(&format!("DROP SCHEMA IF EXISTS \"{}\" CASCADE", self.schema.replace('"', "\"\""))).await;
+        }
+    }
+}
+
+/// The body of a test: a runtime, a database, the behaviour, and an end that leaves nothing.
+pub(crate) fn run<F>(database: impl AsyncFnOnce() -> TestDatabase, behaviour: F)
+where
+    F: AsyncFnOnce(&TestDatabase),
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let database = database().await;
+        let outcome =
+            futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(behaviour(&database))).await;
+        database.drop_schema().await;
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Opens with the worker's policy, which upgrades.
+#[allow(dead_code)]
+pub(crate) async fn upgraded(database: &TestDatabase) -> Database {
+    database.options().schema_policy(SchemaPolicy::Upgrade).connect().await.unwrap()
+}
