@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 pub use cached::Cached;
 pub use expiration::Expiration;
-pub(crate) use limits::check_text;
+pub(crate) use limits::{check_depth, check_text};
 pub use purge::Purge;
 
 use crate::clock::Timestamp;
@@ -112,7 +112,11 @@ impl Cache {
     /// The cache in `database`.
     #[must_use]
     pub fn new(database: Database) -> Self {
-        Self { database, namespace: "".into(), max_value_bytes: Self::DEFAULT_MAX_VALUE_BYTES }
+        Self {
+            database,
+            namespace: "".into(),
+            max_value_bytes: Self::DEFAULT_MAX_VALUE_BYTES,
+        }
     }
 
     /// This cache with another limit of a value's JSON, in bytes.
@@ -137,7 +141,10 @@ impl Cache {
     /// ```
     pub fn namespace(&self, name: &str) -> Result<Self> {
         check_text("a namespace", name, 0, 128)?;
-        Ok(Self { namespace: name.into(), ..self.clone() })
+        Ok(Self {
+            namespace: name.into(),
+            ..self.clone()
+        })
     }
 
     /// The database that it is in.
@@ -173,7 +180,8 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<HashMap<String, T>> {
         let keys: Vec<_> = keys.into_iter().collect();
-        self.get_many_in(self.database.read().await?.tx(), keys).await
+        self.get_many_in(self.database.read().await?.tx(), keys)
+            .await
     }
 
     /// Stores `value`; a live item keeps its deadline, a new or expired one gets none.
@@ -195,7 +203,8 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
-        self.set_in(self.database.write().await?.tx(), key, value, expiration).await
+        self.set_in(self.database.write().await?.tx(), key, value, expiration)
+            .await
     }
 
     /// Stores many items until `expiration`, all or none. Where a key comes twice, the last wins.
@@ -217,7 +226,8 @@ impl Cache {
     ) -> Result<()> {
         let items: Vec<_> = items.into_iter().collect();
         let mut transaction = self.database.begin().await?;
-        self.set_many_in(&mut transaction, items, expiration).await?;
+        self.set_many_in(&mut transaction, items, expiration)
+            .await?;
         transaction.commit().await
     }
 
@@ -232,7 +242,8 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
-        self.add_in(self.database.write().await?.tx(), key, value, expiration).await
+        self.add_in(self.database.write().await?.tx(), key, value, expiration)
+            .await
     }
 
     /// Deletes the item, and returns whether there was a row, live or not.
@@ -247,9 +258,13 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::delete`].
-    pub async fn delete_many(&self, keys: impl IntoIterator<Item = impl AsRef<str>>) -> Result<u64> {
+    pub async fn delete_many(
+        &self,
+        keys: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<u64> {
         let keys: Vec<_> = keys.into_iter().collect();
-        self.delete_many_in(self.database.write().await?.tx(), keys).await
+        self.delete_many_in(self.database.write().await?.tx(), keys)
+            .await
     }
 
     /// Whether there is a live item.
@@ -265,7 +280,8 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid, the deadline is out of range, or the database fails.
     pub async fn touch(&self, key: &str, expiration: impl Into<Expiration>) -> Result<bool> {
-        self.touch_in(self.database.write().await?.tx(), key, expiration).await
+        self.touch_in(self.database.write().await?.tx(), key, expiration)
+            .await
     }
 
     /// Adds `delta` to a counter in one atomic statement, and returns its new value. A missing or expired key starts
@@ -283,16 +299,28 @@ impl Cache {
     /// assert_eq!(cache.decrement("visits", 1, 3600).await?, 10);
     /// # larder::Result::Ok(()) }).unwrap();
     /// ```
-    pub async fn increment(&self, key: &str, delta: i64, expiration: impl Into<Expiration>) -> Result<i64> {
-        self.increment_in(self.database.write().await?.tx(), key, delta, expiration).await
+    pub async fn increment(
+        &self,
+        key: &str,
+        delta: i64,
+        expiration: impl Into<Expiration>,
+    ) -> Result<i64> {
+        self.increment_in(self.database.write().await?.tx(), key, delta, expiration)
+            .await
     }
 
     /// Takes `delta` from a counter, as [`Cache::increment`] adds it.
     ///
     /// # Errors
     /// As [`Cache::increment`].
-    pub async fn decrement(&self, key: &str, delta: i64, expiration: impl Into<Expiration>) -> Result<i64> {
-        self.decrement_in(self.database.write().await?.tx(), key, delta, expiration).await
+    pub async fn decrement(
+        &self,
+        key: &str,
+        delta: i64,
+        expiration: impl Into<Expiration>,
+    ) -> Result<i64> {
+        self.decrement_in(self.database.write().await?.tx(), key, delta, expiration)
+            .await
     }
 
     /// The time that a live item has left, or `None` where there is none.
@@ -322,8 +350,10 @@ impl Cache {
             let mut connection = cache.database.read().await?;
             let page = cache.keys_page(connection.tx(), &prefix, &last).await?;
             drop(connection);
-            let (done, last) =
-                (page.len() < operations::PAGE as usize, page.last().cloned().unwrap_or_default());
+            let (done, last) = (
+                page.len() < operations::PAGE as usize,
+                page.last().cloned().unwrap_or_default(),
+            );
             let keys = futures::stream::iter(page.into_iter().map(Ok));
             Ok(Some((keys, (cache, prefix, last, done))))
         })

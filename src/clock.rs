@@ -27,7 +27,9 @@ impl Timestamp {
         if (Self::EARLIEST..=Self::LATEST).contains(&milliseconds) {
             Ok(Self(milliseconds))
         } else {
-            Err(Error::invalid("an instant must lie between the years 1 and 9999; choose a nearer one"))
+            Err(Error::invalid(
+                "an instant must lie between the years 1 and 9999; choose a nearer one",
+            ))
         }
     }
 
@@ -44,14 +46,22 @@ impl Timestamp {
     pub fn checked_add(self, delta: TimeDelta) -> Result<Self> {
         // Floored, as every instant is: half a millisecond ago is a millisecond ago.
         let whole = delta.num_milliseconds();
-        let floored = if TimeDelta::milliseconds(whole) > delta { whole - 1 } else { whole };
+        let floored = if TimeDelta::milliseconds(whole) > delta {
+            whole - 1
+        } else {
+            whole
+        };
         Self::from_millis(self.0.saturating_add(floored))
     }
 
     /// This instant moved by `delta`, held within the years 1 to 9999.
     #[must_use]
     pub fn saturating_add(self, delta: TimeDelta) -> Self {
-        Self(self.0.saturating_add(delta.num_milliseconds()).clamp(Self::EARLIEST, Self::LATEST))
+        Self(
+            self.0
+                .saturating_add(delta.num_milliseconds())
+                .clamp(Self::EARLIEST, Self::LATEST),
+        )
     }
 
     /// The time from `earlier` to this instant; zero if it is not earlier.
@@ -80,7 +90,11 @@ impl From<Timestamp> for DateTime<Utc> {
 /// RFC 3339 in UTC, with milliseconds where there are any.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format = if self.0 % 1000 == 0 { SecondsFormat::Secs } else { SecondsFormat::Millis };
+        let format = if self.0 % 1000 == 0 {
+            SecondsFormat::Secs
+        } else {
+            SecondsFormat::Millis
+        };
         f.write_str(&DateTime::<Utc>::from(*self).to_rfc3339_opts(format, true))
     }
 }
@@ -121,13 +135,21 @@ impl Clock {
     /// This machine's clock, to which a connection adds the database's offset.
     #[must_use]
     pub fn system() -> Self {
-        Self { source: Source::System { offset_millis: Arc::default() } }
+        Self {
+            source: Source::System {
+                offset_millis: Arc::default(),
+            },
+        }
     }
 
     /// A clock that stands still until it is moved, for tests that wait for nothing.
     #[must_use]
     pub fn manual(now: DateTime<Utc>) -> Self {
-        Self { source: Source::Manual { now_millis: Arc::new(AtomicI64::new(now.timestamp_millis())) } }
+        Self {
+            source: Source::Manual {
+                now_millis: Arc::new(AtomicI64::new(now.timestamp_millis())),
+            },
+        }
     }
 
     /// Moves a manual clock; a system clock stays as it is.
@@ -180,8 +202,18 @@ mod tests {
         let before = DateTime::from_timestamp(-1, 999_900_000).unwrap();
         assert_eq!(Timestamp::try_from(before).unwrap().as_millis(), -1);
         let zero = Timestamp::from_millis(0).unwrap();
-        assert_eq!(zero.checked_add(TimeDelta::microseconds(-1)).unwrap().as_millis(), -1);
-        assert_eq!(zero.checked_add(TimeDelta::microseconds(1_999)).unwrap().as_millis(), 1);
+        assert_eq!(
+            zero.checked_add(TimeDelta::microseconds(-1))
+                .unwrap()
+                .as_millis(),
+            -1
+        );
+        assert_eq!(
+            zero.checked_add(TimeDelta::microseconds(1_999))
+                .unwrap()
+                .as_millis(),
+            1
+        );
     }
 
     #[test]
@@ -189,7 +221,10 @@ mod tests {
         let now = Timestamp::from_millis(0).unwrap();
         assert!(now.checked_add(TimeDelta::MAX).is_err());
         assert!(now.checked_add(TimeDelta::MIN).is_err());
-        assert_eq!(now.saturating_add(TimeDelta::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(
+            now.saturating_add(TimeDelta::MAX).to_string(),
+            "9999-12-31T23:59:59.999Z"
+        );
         assert!(Timestamp::try_from(DateTime::<Utc>::MAX_UTC).is_err());
     }
 }

@@ -17,7 +17,8 @@ pub use connect::{DatabaseOptions, redact_url};
 pub use migrate::{MigrationStatus, SchemaPolicy};
 pub use sql::Engine;
 pub(crate) use sql::Sql;
-pub(crate) use types::{Id, JsonText};
+pub use types::Id;
+pub(crate) use types::JsonText;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -35,8 +36,8 @@ struct Inner {
     schema: String,
     clock: Clock,
     prepared: bool,
-    /// Wakes this process's workers after an enqueue of its own.
-    enqueued: tokio::sync::Notify,
+    /// Counts this process's enqueues, so that its workers wake at once.
+    enqueued: tokio::sync::watch::Sender<u64>,
 }
 
 /// SQLite has one writer: a connection of its own, so that writers of this process queue up fairly and never meet
@@ -231,7 +232,9 @@ impl Database {
     /// Where the database gives no connection or lock in time.
     pub async fn begin(&self) -> Result<Transaction> {
         let inner = match &self.inner.pool {
-            Pool::Sqlite { write, .. } => OwnedTransaction::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Pool::Sqlite { write, .. } => {
+                OwnedTransaction::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?)
+            }
             Pool::Postgres(pool) => OwnedTransaction::Postgres(pool.begin().await?),
         };
         Ok(Transaction { inner })
@@ -284,8 +287,15 @@ impl Database {
         self.inner.prepared
     }
 
-    pub(crate) fn enqueued(&self) -> &tokio::sync::Notify {
-        &self.inner.enqueued
+    /// Wakes this process's workers: a job of its own was enqueued.
+    pub(crate) fn announce(&self) {
+        self.inner.enqueued.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever [`Database::announce`] is called.
+    #[cfg(feature = "worker")]
+    pub(crate) fn announcements(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.enqueued.subscribe()
     }
 
     /// Measures how far the database's clock is ahead of this machine's: the midpoint of the quickest of three round
@@ -304,7 +314,8 @@ impl Database {
             let (before, started) = (chrono::Utc::now(), std::time::Instant::now());
             let (theirs,): (crate::clock::Timestamp,) = query!(self, tx, fetch_one, Sql::Clock)?;
             let trip = started.elapsed();
-            let midpoint = before.timestamp_millis() + i64::try_from(trip.as_millis() / 2).unwrap_or(0);
+            let midpoint =
+                before.timestamp_millis() + i64::try_from(trip.as_millis() / 2).unwrap_or(0);
             if best.is_none_or(|(quickest, _)| trip < quickest) {
                 best = Some((trip, theirs.as_millis() - midpoint));
             }
@@ -319,11 +330,16 @@ impl Database {
     /// such thing.
     #[cfg(feature = "worker")]
     pub(crate) async fn listen(&self) -> Result<Option<Wakeups>> {
-        let Pool::Postgres(pool) = &self.inner.pool else { return Ok(None) };
+        let Pool::Postgres(pool) = &self.inner.pool else {
+            return Ok(None);
+        };
         let mut listener = sqlx::postgres::PgListener::connect_with(pool).await?;
         listener.ignore_pool_close_event(true);
         listener.listen("larder_job").await?;
-        Ok(Some(Wakeups { listener, prefix: format!("{}/", self.inner.schema) }))
+        Ok(Some(Wakeups {
+            listener,
+            prefix: format!("{}/", self.inner.schema),
+        }))
     }
 }
 

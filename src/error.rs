@@ -49,7 +49,10 @@ impl Error {
         message: impl Into<String>,
         source: impl StdError + Send + Sync + 'static,
     ) -> Self {
-        Self { source: Some(Box::new(source)), ..Self::new(Kind::Corrupt, message) }
+        Self {
+            source: Some(Box::new(source)),
+            ..Self::new(Kind::Corrupt, message)
+        }
     }
 
     pub(crate) fn schema_mismatch(message: impl Into<String>) -> Self {
@@ -62,7 +65,11 @@ impl Error {
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     /// Whether the same call may succeed later: the database is away, busy or restarting.
@@ -117,13 +124,19 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
     }
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let kind = if is_transient(&error) { Kind::Transient } else { Kind::Database };
+        let kind = if is_transient(&error) {
+            Kind::Transient
+        } else {
+            Kind::Database
+        };
         let message = match &error {
             sqlx::Error::PoolTimedOut => {
                 "the database gave no connection within acquire_timeout: it is away, or all connections are in use"
@@ -132,7 +145,10 @@ impl From<sqlx::Error> for Error {
             sqlx::Error::Database(database) => format!("the database refused: {}", database.message()),
             other => format!("the database failed: {other}"),
         };
-        Self { source: Some(Box::new(error)), ..Self::new(kind, message) }
+        Self {
+            source: Some(Box::new(error)),
+            ..Self::new(kind, message)
+        }
     }
 }
 
@@ -146,7 +162,10 @@ fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
-            if database.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+            if database
+                .try_downcast_ref::<sqlx::sqlite::SqliteError>()
+                .is_some()
+            {
                 // 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 cannot open.
                 let primary = code.parse::<i32>().map_or(0, |code| code & 0xff);
                 matches!(primary, 5 | 6 | 8 | 10 | 13 | 14)

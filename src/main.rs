@@ -1,1 +1,2 @@
-fn main(){}
+//! The `larder` command.
+fn main() {}

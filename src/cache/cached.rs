@@ -38,7 +38,11 @@ type Snapshot<T> = Option<(T, ItemInfo)>;
 
 impl<T> Cached<T> {
     pub(super) fn new(cache: Cache, key: String) -> Self {
-        Self { cache, key, snapshot: None }
+        Self {
+            cache,
+            key,
+            snapshot: None,
+        }
     }
 
     /// Its key.

@@ -52,17 +52,32 @@ impl Expiration {
                 "{seconds} seconds is not a time to live: give a finite number of at most 10,000 years"
             )));
         }
-        #[expect(clippy::cast_possible_truncation, reason = "the range was checked above")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the range was checked above"
+        )]
         Ok(Self::After(TimeDelta::milliseconds(milliseconds as i64)))
     }
 
     /// The deadline of an item written at `now`, and whether a live item keeps its own instead.
     pub(crate) fn deadline(self, now: Timestamp) -> Result<Deadline> {
         Ok(match self {
-            Self::Keep => Deadline { at: None, keep: true },
-            Self::Never => Deadline { at: None, keep: false },
-            Self::After(delta) => Deadline { at: Some(now.checked_add(delta)?), keep: false },
-            Self::At(instant) => Deadline { at: Some(instant.try_into()?), keep: false },
+            Self::Keep => Deadline {
+                at: None,
+                keep: true,
+            },
+            Self::Never => Deadline {
+                at: None,
+                keep: false,
+            },
+            Self::After(delta) => Deadline {
+                at: Some(now.checked_add(delta)?),
+                keep: false,
+            },
+            Self::At(instant) => Deadline {
+                at: Some(instant.try_into()?),
+                keep: false,
+            },
         })
     }
 }
@@ -94,6 +109,10 @@ impl From<DateTime<Utc>> for Expiration {
 /// Whole seconds.
 impl From<i64> for Expiration {
     fn from(seconds: i64) -> Self {
-        Self::After(TimeDelta::try_seconds(seconds).unwrap_or(if seconds < 0 { TimeDelta::MIN } else { TimeDelta::MAX }))
+        Self::After(TimeDelta::try_seconds(seconds).unwrap_or(if seconds < 0 {
+            TimeDelta::MIN
+        } else {
+            TimeDelta::MAX
+        }))
     }
 }

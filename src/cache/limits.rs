@@ -21,8 +21,14 @@ pub(crate) fn check_text(what: &str, text: &str, least: usize, most: usize) -> R
     } else {
         return Ok(());
     };
-    let most = if most == 1024 { "1,024".to_owned() } else { most.to_string() };
-    Err(Error::invalid(format!("{what} must be {least} to {most} bytes of UTF-8 without NUL; this one {fault}")))
+    let most = if most == 1024 {
+        "1,024".to_owned()
+    } else {
+        most.to_string()
+    };
+    Err(Error::invalid(format!(
+        "{what} must be {least} to {most} bytes of UTF-8 without NUL; this one {fault}"
+    )))
 }
 
 pub(crate) fn check_key(key: &str) -> Result<()> {
@@ -30,10 +36,16 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
 }
 
 /// The JSON text of `value`, without outer white space, within the limits.
-pub(crate) fn encode<T: Serialize + ?Sized>(key: &str, value: &T, max_bytes: usize) -> Result<String> {
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    key: &str,
+    value: &T,
+    max_bytes: usize,
+) -> Result<String> {
     check_key(key)?;
     let mut text = serde_json::to_string(value).map_err(|error| {
-        Error::invalid(format!("the value of key {key:?} does not serialise to JSON: {error}; nothing was stored"))
+        Error::invalid(format!(
+            "the value of key {key:?} does not serialise to JSON: {error}; nothing was stored"
+        ))
     })?;
     let trimmed = text.trim_matches([' ', '\t', '\n', '\r']);
     if trimmed.len() < text.len() {
@@ -45,12 +57,18 @@ pub(crate) fn encode<T: Serialize + ?Sized>(key: &str, value: &T, max_bytes: usi
             text.len()
         )));
     }
-    if depth(&text) > MAX_DEPTH {
+    check_depth(&format!("the value of key {key:?}"), &text)?;
+    Ok(text)
+}
+
+/// Refuses JSON that nests so deep that a database would choke on it.
+pub(crate) fn check_depth(what: &str, text: &str) -> Result<()> {
+    if depth(text) > MAX_DEPTH {
         return Err(Error::invalid(format!(
-            "the value of key {key:?} nests deeper than {MAX_DEPTH} levels: store a flatter one"
+            "{what} nests deeper than {MAX_DEPTH} levels: store a flatter one"
         )));
     }
-    Ok(text)
+    Ok(())
 }
 
 /// The value that `text` holds. Its depth was limited when it was stored.

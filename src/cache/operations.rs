@@ -24,11 +24,22 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::get`], and where the transaction is of the other engine.
-    pub async fn get_in<'c, T: DeserializeOwned>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<Option<T>> {
+    pub async fn get_in<'c, T: DeserializeOwned>(
+        &self,
+        tx: impl Into<Tx<'c>>,
+        key: &str,
+    ) -> Result<Option<T>> {
         check_key(key)?;
         let mut tx = self.database.own(tx)?;
-        let row: Option<(JsonText,)> =
-            query!(self.database, tx, fetch_optional, Sql::CacheGet, &*self.namespace, key, self.now())?;
+        let row: Option<(JsonText,)> = query!(
+            self.database,
+            tx,
+            fetch_optional,
+            Sql::CacheGet,
+            &*self.namespace,
+            key,
+            self.now()
+        )?;
         row.map(|(value,)| decode(key, &value.0)).transpose()
     }
 
@@ -43,9 +54,18 @@ impl Cache {
     ) -> Result<HashMap<String, T>> {
         let keys = rows_of_keys(keys)?;
         let mut tx = self.database.own(tx)?;
-        let rows: Vec<(String, JsonText)> =
-            query!(self.database, tx, fetch_all, Sql::CacheGetMany, &*self.namespace, &keys, self.now())?;
-        rows.into_iter().map(|(key, value)| decode(&key, &value.0).map(|value| (key, value))).collect()
+        let rows: Vec<(String, JsonText)> = query!(
+            self.database,
+            tx,
+            fetch_all,
+            Sql::CacheGetMany,
+            &*self.namespace,
+            &keys,
+            self.now()
+        )?;
+        rows.into_iter()
+            .map(|(key, value)| decode(&key, &value.0).map(|value| (key, value)))
+            .collect()
     }
 
     /// [`Cache::set_with`] in the caller's transaction.
@@ -64,8 +84,17 @@ impl Cache {
         let deadline = expiration.into().deadline(now)?;
         let mut tx = self.database.own(tx)?;
         query!(
-            self.database, tx, execute, Sql::CacheSet,
-            &*self.namespace, key, &value, deadline.at, new_generation(), now, deadline.keep
+            self.database,
+            tx,
+            execute,
+            Sql::CacheSet,
+            &*self.namespace,
+            key,
+            &value,
+            deadline.at,
+            new_generation(),
+            now,
+            deadline.keep
         )?;
         Ok(())
     }
@@ -91,8 +120,16 @@ impl Cache {
         let mut tx = self.database.own(tx)?;
         for rows in chunks(texts)? {
             query!(
-                self.database, tx, execute, Sql::CacheSetMany,
-                &*self.namespace, &rows, deadline.at, new_generation(), now, deadline.keep
+                self.database,
+                tx,
+                execute,
+                Sql::CacheSetMany,
+                &*self.namespace,
+                &rows,
+                deadline.at,
+                new_generation(),
+                now,
+                deadline.keep
             )?;
         }
         Ok(())
@@ -114,8 +151,16 @@ impl Cache {
         let deadline = expiration.into().deadline(now)?;
         let mut tx = self.database.own(tx)?;
         let added = query!(
-            self.database, tx, execute, Sql::CacheAdd,
-            &*self.namespace, key, &value, deadline.at, new_generation(), now
+            self.database,
+            tx,
+            execute,
+            Sql::CacheAdd,
+            &*self.namespace,
+            key,
+            &value,
+            deadline.at,
+            new_generation(),
+            now
         )?;
         Ok(added > 0)
     }
@@ -127,7 +172,14 @@ impl Cache {
     pub async fn delete_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<bool> {
         check_key(key)?;
         let mut tx = self.database.own(tx)?;
-        Ok(query!(self.database, tx, execute, Sql::CacheDelete, &*self.namespace, key)? > 0)
+        Ok(query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheDelete,
+            &*self.namespace,
+            key
+        )? > 0)
     }
 
     /// [`Cache::delete_many`] in the caller's transaction.
@@ -141,7 +193,14 @@ impl Cache {
     ) -> Result<u64> {
         let keys = rows_of_keys(keys)?;
         let mut tx = self.database.own(tx)?;
-        query!(self.database, tx, execute, Sql::CacheDeleteMany, &*self.namespace, &keys)
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheDeleteMany,
+            &*self.namespace,
+            &keys
+        )
     }
 
     /// [`Cache::exists`] in the caller's transaction.
@@ -150,7 +209,10 @@ impl Cache {
     /// As [`Cache::exists`], and where the transaction is of the other engine.
     pub async fn exists_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<bool> {
         let now = self.now();
-        Ok(self.deadline_of(&mut self.database.own(tx)?, key, now).await?.is_some())
+        Ok(self
+            .deadline_of(&mut self.database.own(tx)?, key, now)
+            .await?
+            .is_some())
     }
 
     /// [`Cache::touch`] in the caller's transaction.
@@ -170,8 +232,16 @@ impl Cache {
         if deadline.keep {
             return Ok(self.deadline_of(&mut tx, key, now).await?.is_some());
         }
-        let touched =
-            query!(self.database, tx, execute, Sql::CacheTouch, &*self.namespace, key, now, deadline.at)?;
+        let touched = query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheTouch,
+            &*self.namespace,
+            key,
+            now,
+            deadline.at
+        )?;
         Ok(touched > 0)
     }
 
@@ -196,8 +266,16 @@ impl Cache {
         let deadline = expiration.into().deadline(now)?;
         let mut tx = self.database.own(tx)?;
         let row: Option<(i64,)> = query!(
-            self.database, tx, fetch_optional, Sql::CacheIncrement,
-            &*self.namespace, key, delta, deadline.at, new_generation(), now
+            self.database,
+            tx,
+            fetch_optional,
+            Sql::CacheIncrement,
+            &*self.namespace,
+            key,
+            delta,
+            deadline.at,
+            new_generation(),
+            now
         )?;
         row.map(|(value,)| value).ok_or_else(|| {
             Error::not_a_counter(format!(
@@ -218,7 +296,8 @@ impl Cache {
         delta: i64,
         expiration: impl Into<Expiration>,
     ) -> Result<i64> {
-        self.increment_in(tx, key, delta.saturating_neg(), expiration).await
+        self.increment_in(tx, key, delta.saturating_neg(), expiration)
+            .await
     }
 
     /// [`Cache::ttl`] in the caller's transaction.
@@ -227,7 +306,9 @@ impl Cache {
     /// As [`Cache::ttl`], and where the transaction is of the other engine.
     pub async fn ttl_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<Option<Ttl>> {
         let now = self.now();
-        let deadline = self.deadline_of(&mut self.database.own(tx)?, key, now).await?;
+        let deadline = self
+            .deadline_of(&mut self.database.own(tx)?, key, now)
+            .await?;
         Ok(deadline.map(|at| at.map_or(Ttl::Never, |at| Ttl::Left(at.since(now)))))
     }
 
@@ -248,17 +329,26 @@ impl Cache {
         type Row = (JsonText, Option<Timestamp>, Timestamp, Timestamp, i64);
         check_key(key)?;
         let mut tx = self.database.own(tx)?;
-        let row: Option<Row> =
-            query!(self.database, tx, fetch_optional, Sql::CacheRead, &*self.namespace, key, self.now())?;
-        Ok(row.map(|(value, expires_at, created_at, updated_at, generation)| {
-            let info = ItemInfo {
-                created_at: created_at.into(),
-                updated_at: updated_at.into(),
-                expires_at: expires_at.map(Into::into),
-                generation,
-            };
-            (value.0, info)
-        }))
+        let row: Option<Row> = query!(
+            self.database,
+            tx,
+            fetch_optional,
+            Sql::CacheRead,
+            &*self.namespace,
+            key,
+            self.now()
+        )?;
+        Ok(
+            row.map(|(value, expires_at, created_at, updated_at, generation)| {
+                let info = ItemInfo {
+                    created_at: created_at.into(),
+                    updated_at: updated_at.into(),
+                    expires_at: expires_at.map(Into::into),
+                    generation,
+                };
+                (value.0, info)
+            }),
+        )
     }
 
     /// One page of [`Cache::keys`] after `last`, in the caller's transaction.
@@ -268,11 +358,22 @@ impl Cache {
         prefix: &str,
         last: &str,
     ) -> Result<Vec<String>> {
-        let (from, end) = (if last.is_empty() { prefix } else { last }, prefix_end(prefix));
+        let (from, end) = (
+            if last.is_empty() { prefix } else { last },
+            prefix_end(prefix),
+        );
         let mut tx = self.database.own(tx)?;
         let rows: Vec<(String,)> = query!(
-            self.database, tx, fetch_all, Sql::CacheKeys,
-            &*self.namespace, from, last, &end, self.now(), PAGE
+            self.database,
+            tx,
+            fetch_all,
+            Sql::CacheKeys,
+            &*self.namespace,
+            from,
+            last,
+            &end,
+            self.now(),
+            PAGE
         )?;
         Ok(rows.into_iter().map(|(key,)| key).collect())
     }
@@ -302,7 +403,15 @@ impl Cache {
     pub async fn clear_prefix_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<u64> {
         let mut tx = self.database.own(tx)?;
         let end = prefix_end(prefix);
-        query!(self.database, tx, execute, Sql::CacheClearRange, &*self.namespace, prefix, &end)
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheClearRange,
+            &*self.namespace,
+            prefix,
+            &end
+        )
     }
 
     /// [`Cache::clear_all`] in the caller's transaction, in one statement.
@@ -319,7 +428,14 @@ impl Cache {
     /// As [`Cache::clear_prefix_in`].
     pub async fn clear_expired_in<'c>(&self, tx: impl Into<Tx<'c>>) -> Result<u64> {
         let mut tx = self.database.own(tx)?;
-        query!(self.database, tx, execute, Sql::CacheClearExpired, &*self.namespace, self.now())
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheClearExpired,
+            &*self.namespace,
+            self.now()
+        )
     }
 
     /// [`Cache::stats`] in the caller's transaction.
@@ -327,10 +443,24 @@ impl Cache {
     /// # Errors
     /// Where the database fails or the transaction is of the other engine.
     pub async fn stats_in<'c>(&self, tx: impl Into<Tx<'c>>) -> Result<CacheStats> {
-        type Row = (i64, i64, i64, i64, i64, Option<Timestamp>, Option<Timestamp>);
+        type Row = (
+            i64,
+            i64,
+            i64,
+            i64,
+            i64,
+            Option<Timestamp>,
+            Option<Timestamp>,
+        );
         let mut tx = self.database.own(tx)?;
-        let row: Row =
-            query!(self.database, tx, fetch_one, Sql::CacheStats, &*self.namespace, self.now())?;
+        let row: Row = query!(
+            self.database,
+            tx,
+            fetch_one,
+            Sql::CacheStats,
+            &*self.namespace,
+            self.now()
+        )?;
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         Ok(CacheStats {
             total: count(row.0),
@@ -350,11 +480,25 @@ impl Cache {
             let mut connection = self.database.write().await?;
             let mut tx = connection.tx();
             let boundary: Option<(String,)> = query!(
-                self.database, tx, fetch_optional, Sql::CacheRangeEnd,
-                &*self.namespace, &from, end, CLEAR_BATCH
+                self.database,
+                tx,
+                fetch_optional,
+                Sql::CacheRangeEnd,
+                &*self.namespace,
+                &from,
+                end,
+                CLEAR_BATCH
             )?;
             let until = boundary.as_ref().map_or(end, |(key,)| key);
-            deleted += query!(self.database, tx, execute, Sql::CacheClearRange, &*self.namespace, &from, until)?;
+            deleted += query!(
+                self.database,
+                tx,
+                execute,
+                Sql::CacheClearRange,
+                &*self.namespace,
+                &from,
+                until
+            )?;
             match boundary {
                 Some((key,)) => from = key,
                 None => return Ok(deleted),
@@ -371,10 +515,22 @@ impl Cache {
     }
 
     /// The deadline of a live item: `None` where there is none, `Some(None)` where it has no deadline.
-    async fn deadline_of(&self, tx: &mut Tx<'_>, key: &str, now: Timestamp) -> Result<Option<Option<Timestamp>>> {
+    async fn deadline_of(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Option<Option<Timestamp>>> {
         check_key(key)?;
-        let row: Option<(Option<Timestamp>,)> =
-            query!(self.database, tx, fetch_optional, Sql::CacheDeadline, &*self.namespace, key, now)?;
+        let row: Option<(Option<Timestamp>,)> = query!(
+            self.database,
+            tx,
+            fetch_optional,
+            Sql::CacheDeadline,
+            &*self.namespace,
+            key,
+            now
+        )?;
         Ok(row.map(|(deadline,)| deadline))
     }
 }
@@ -413,5 +569,7 @@ fn chunks(texts: BTreeMap<String, String>) -> Result<Vec<JsonText>> {
 }
 
 fn to_rows(rows: &impl Serialize) -> Result<JsonText> {
-    serde_json::to_string(rows).map(JsonText).map_err(|error| Error::invalid(format!("a batch does not serialise: {error}")))
+    serde_json::to_string(rows)
+        .map(JsonText)
+        .map_err(|error| Error::invalid(format!("a batch does not serialise: {error}")))
 }

@@ -31,18 +31,24 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub struct Purge<'a> {
     cache: &'a Cache,
     all_namespaces: bool,
-    progress: Option<Box<dyn FnMut(u64) + Send + 'a>>,
+    progress: Option<Box<dyn FnMut(u64) + Send + Sync + 'a>>,
 }
 
 impl fmt::Debug for Purge<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Purge").field("all_namespaces", &self.all_namespaces).finish_non_exhaustive()
+        f.debug_struct("Purge")
+            .field("all_namespaces", &self.all_namespaces)
+            .finish_non_exhaustive()
     }
 }
 
 impl<'a> Purge<'a> {
     pub(super) fn new(cache: &'a Cache) -> Self {
-        Self { cache, all_namespaces: false, progress: None }
+        Self {
+            cache,
+            all_namespaces: false,
+            progress: None,
+        }
     }
 
     /// In the root and every namespace, as the daemon purges.
@@ -52,7 +58,7 @@ impl<'a> Purge<'a> {
     }
 
     /// Tells `progress` after each batch how many items were deleted so far.
-    pub fn on_progress(mut self, progress: impl FnMut(u64) + Send + 'a) -> Self {
+    pub fn on_progress(mut self, progress: impl FnMut(u64) + Send + Sync + 'a) -> Self {
         self.progress = Some(Box::new(progress));
         self
     }
@@ -65,7 +71,13 @@ impl<'a> Purge<'a> {
         let database = self.cache.database();
         let mut connection = database.read().await?;
         let mut tx = connection.tx();
-        let (count,): (i64,) = query!(database, tx, fetch_one, Sql::CacheCountExpired, self.cache.now())?;
+        let (count,): (i64,) = query!(
+            database,
+            tx,
+            fetch_one,
+            Sql::CacheCountExpired,
+            self.cache.now()
+        )?;
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
@@ -99,7 +111,15 @@ impl<'a> Purge<'a> {
         if self.all_namespaces {
             return query!(database, tx, execute, Sql::CachePurge, now, batch);
         }
-        query!(database, tx, execute, Sql::CachePurgeNamespace, now, batch, &*self.cache.namespace)
+        query!(
+            database,
+            tx,
+            execute,
+            Sql::CachePurgeNamespace,
+            now,
+            batch,
+            &*self.cache.namespace
+        )
     }
 }
 

@@ -114,7 +114,10 @@ impl DatabaseOptions {
     pub async fn connect(self) -> Result<Database> {
         let (engine, pool) = match engine_of(&self.url)? {
             Engine::Sqlite => (Engine::Sqlite, self.open_sqlite().await?),
-            Engine::Postgres => (Engine::Postgres, Pool::Postgres(self.open_postgres().await?)),
+            Engine::Postgres => (
+                Engine::Postgres,
+                Pool::Postgres(self.open_postgres().await?),
+            ),
         };
         let statements = Statements::render(engine, &self.schema);
         let database = Database {
@@ -124,7 +127,7 @@ impl DatabaseOptions {
                 schema: self.schema,
                 clock: self.clock,
                 prepared: self.prepared,
-                enqueued: tokio::sync::Notify::new(),
+                enqueued: tokio::sync::watch::Sender::default(),
             }),
         };
         database.measure_clock().await?;
@@ -147,7 +150,10 @@ impl DatabaseOptions {
                 .max_lifetime(None)
                 .connect_with(options)
                 .await?;
-            return Ok(Pool::Sqlite { read: pool.clone(), write: pool });
+            return Ok(Pool::Sqlite {
+                read: pool.clone(),
+                write: pool,
+            });
         }
         let file = options.get_filename().to_owned();
         create_private(&file)?;
@@ -237,7 +243,10 @@ async fn connect_sqlite(
             Err(error) => {
                 let error = Error::from(error);
                 if !error.is_transient() || Instant::now() >= deadline {
-                    return Err(Error::invalid(format!("cannot open the SQLite file {}: {error}", file.display())));
+                    return Err(Error::invalid(format!(
+                        "cannot open the SQLite file {}: {error}",
+                        file.display()
+                    )));
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -258,12 +267,21 @@ pub fn redact_url(url: &str) -> String {
         return url.to_owned();
     }
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    let Ok(mut parsed) = Url::parse(url) else { return format!("{scheme}:***") };
+    let Ok(mut parsed) = Url::parse(url) else {
+        return format!("{scheme}:***");
+    };
     let hidden: Vec<(String, String)> = parsed
         .query_pairs()
         .map(|(name, value)| {
             let secret = name.to_lowercase().contains("password");
-            (name.clone().into_owned(), if secret { "***".to_owned() } else { value.into_owned() })
+            (
+                name.clone().into_owned(),
+                if secret {
+                    "***".to_owned()
+                } else {
+                    value.into_owned()
+                },
+            )
         })
         .collect();
     if !hidden.is_empty() {

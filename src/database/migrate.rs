@@ -76,7 +76,9 @@ impl Database {
             .map(|migration| MigrationStatus {
                 version: migration.version,
                 name: migration.name.to_owned(),
-                applied: applied.iter().any(|(version, _)| *version == migration.version),
+                applied: applied
+                    .iter()
+                    .any(|(version, _)| *version == migration.version),
             })
             .collect();
         let newest = latest();
@@ -84,7 +86,11 @@ impl Database {
             applied
                 .into_iter()
                 .filter(|(version, _)| *version > newest)
-                .map(|(version, name)| MigrationStatus { version, name, applied: true }),
+                .map(|(version, name)| MigrationStatus {
+                    version,
+                    name,
+                    applied: true,
+                }),
         );
         Ok(status)
     }
@@ -99,7 +105,10 @@ impl Database {
         self.refuse_newer(&applied)?;
         let (engine, schema) = (self.engine(), self.inner.schema.as_str());
         let mut text = String::new();
-        for migration in MIGRATIONS.iter().filter(|migration| !has(&applied, migration)) {
+        for migration in MIGRATIONS
+            .iter()
+            .filter(|migration| !has(&applied, migration))
+        {
             text.push_str(&format!("-- {:04} {}\n", migration.version, migration.name));
             text.push_str(&migration.text(engine, schema));
             text.push('\n');
@@ -127,7 +136,10 @@ impl Database {
             run(&mut tx, self.create_schema_sql()).await?;
         }
         let mut done = Vec::new();
-        for migration in MIGRATIONS.iter().filter(|migration| !has(&applied, migration)) {
+        for migration in MIGRATIONS
+            .iter()
+            .filter(|migration| !has(&applied, migration))
+        {
             run(&mut tx, migration.text(engine, schema)).await.map_err(|error| {
                 if error.to_string().contains("already exists") {
                     return Error::schema_mismatch(format!(
@@ -138,7 +150,15 @@ impl Database {
                 error
             })?;
             let now = self.clock().now();
-            query!(self, tx, execute, Sql::MigrationRecord, migration.version, migration.name, now)?;
+            query!(
+                self,
+                tx,
+                execute,
+                Sql::MigrationRecord,
+                migration.version,
+                migration.name,
+                now
+            )?;
             done.push(MigrationStatus {
                 version: migration.version,
                 name: migration.name.to_owned(),
@@ -212,13 +232,23 @@ async fn run(tx: &mut Tx<'_>, text: String) -> Result<()> {
 }
 
 fn has(applied: &[(i64, String)], migration: &Migration) -> bool {
-    applied.iter().any(|(version, _)| *version == migration.version)
+    applied
+        .iter()
+        .any(|(version, _)| *version == migration.version)
 }
 
 fn newest(applied: &[(i64, String)]) -> i64 {
-    applied.iter().map(|(version, _)| *version).max().unwrap_or(-1)
+    applied
+        .iter()
+        .map(|(version, _)| *version)
+        .max()
+        .unwrap_or(-1)
 }
 
 fn latest() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+    MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
 }

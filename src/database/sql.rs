@@ -26,17 +26,33 @@ pub struct Pair {
 /// Where the engines part. Keep this list short enough to read in one breath.
 pub const PAIRS: [Pair; 10] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
-    Pair { name: "each", sqlite: "json_each(?)", postgres: "json_array_elements(?)" },
+    Pair {
+        name: "each",
+        sqlite: "json_each(?)",
+        postgres: "json_array_elements(?)",
+    },
     // SQLite has no types of this name, and CAST to an unknown one rewrites numbers.
-    Pair { name: "json", sqlite: "?", postgres: "CAST(? AS json)" },
-    Pair { name: "uuid", sqlite: "?", postgres: "CAST(? AS uuid)" },
+    Pair {
+        name: "json",
+        sqlite: "?",
+        postgres: "CAST(? AS json)",
+    },
+    Pair {
+        name: "uuid",
+        sqlite: "?",
+        postgres: "CAST(? AS uuid)",
+    },
     Pair {
         name: "time",
         sqlite: "CAST(? AS INTEGER)",
         postgres: "(timestamptz 'epoch' + CAST(? AS bigint) * interval '1 millisecond')",
     },
     // SQLite has one writer, and so no rows that somebody else holds.
-    Pair { name: "skip_locked", sqlite: "", postgres: "FOR UPDATE SKIP LOCKED" },
+    Pair {
+        name: "skip_locked",
+        sqlite: "",
+        postgres: "FOR UPDATE SKIP LOCKED",
+    },
     // Wakes the workers of other processes when the transaction commits.
     Pair {
         name: "notify",
@@ -94,18 +110,43 @@ macro_rules! overwrite {
 /// The stored value of a counter as text, and whether it is one: `null`, or an integer of at most 18 digits.
 /// Written without a failing cast, which would abort the caller's transaction on PostgreSQL.
 macro_rules! counter {
-    (text) => { "CAST(item.value AS text)" };
+    (text) => {
+        "CAST(item.value AS text)"
+    };
     (value) => {
-        concat!("CASE WHEN ", counter!(text), " = 'null' THEN 0 ELSE CAST(", counter!(text), " AS bigint) END")
+        concat!(
+            "CASE WHEN ",
+            counter!(text),
+            " = 'null' THEN 0 ELSE CAST(",
+            counter!(text),
+            " AS bigint) END"
+        )
     };
     (digits) => {
-        concat!("CASE WHEN substr(", counter!(text), ", 1, 1) = '-' THEN substr(", counter!(text), ", 2) ELSE ", counter!(text), " END")
+        concat!(
+            "CASE WHEN substr(",
+            counter!(text),
+            ", 1, 1) = '-' THEN substr(",
+            counter!(text),
+            ", 2) ELSE ",
+            counter!(text),
+            " END"
+        )
     };
     (fits $delta:literal) => {
         concat!(
-            "CASE WHEN ", counter!(text), " = 'null' THEN TRUE ",
-            "WHEN length(", counter!(digits), ") BETWEEN 1 AND 18 AND trim(", counter!(digits), ", '0123456789') = '' ",
-            "THEN CAST(", counter!(text), " AS bigint) + ", $delta,
+            "CASE WHEN ",
+            counter!(text),
+            " = 'null' THEN TRUE ",
+            "WHEN length(",
+            counter!(digits),
+            ") BETWEEN 1 AND 18 AND trim(",
+            counter!(digits),
+            ", '0123456789') = '' ",
+            "THEN CAST(",
+            counter!(text),
+            " AS bigint) + ",
+            $delta,
             " BETWEEN -999999999999999999 AND 999999999999999999 ELSE FALSE END"
         )
     };
@@ -122,7 +163,11 @@ macro_rules! job_columns {
 /// into a join, which would sort every ready job before the first is fetched.
 macro_rules! known {
     ($names:literal) => {
-        concat!("(name IN (SELECT e.value->>0 FROM {each:", $names, "} AS e)) IS TRUE")
+        concat!(
+            "(name IN (SELECT e.value->>0 FROM {each:",
+            $names,
+            "} AS e)) IS TRUE"
+        )
     };
 }
 
@@ -287,7 +332,9 @@ pub(super) fn render(template: &str, engine: Engine, schema: &str) -> String {
     let mut text = String::with_capacity(template.len() + 64);
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
-        let Some((token, remainder)) = after.split_once('}') else { break };
+        let Some((token, remainder)) = after.split_once('}') else {
+            break;
+        };
         text.push_str(before);
         text.push_str(&word(token, engine, schema));
         rest = remainder;
@@ -325,7 +372,8 @@ fn word(token: &str, engine: Engine, schema: &str) -> String {
         Engine::Sqlite => pair.sqlite,
         Engine::Postgres => pair.postgres,
     };
-    text.replace('?', argument).replace("@schema", &quoted(schema, '\''))
+    text.replace('?', argument)
+        .replace("@schema", &quoted(schema, '\''))
 }
 
 /// An identifier or a literal, quoted for SQL.

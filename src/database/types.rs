@@ -9,6 +9,7 @@ use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::error::Error;
 
 /// JSON text, byte for byte: `json` on PostgreSQL (sqlx's own `Json` travels as `jsonb`, which rewrites it),
 /// TEXT on SQLite.
@@ -102,13 +103,45 @@ impl Encode<'_, Postgres> for Timestamp {
 
 impl<'r> Decode<'r, Postgres> for Timestamp {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
-        Ok(Self::try_from(<UtcInstant as Decode<Postgres>>::decode(value)?)?)
+        Ok(Self::try_from(<UtcInstant as Decode<Postgres>>::decode(
+            value,
+        )?)?)
     }
 }
 
-/// An identifier of a job or worker: `uuid` on PostgreSQL, its text on SQLite, where people read tables by hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Id(pub(crate) Uuid);
+/// The identifier of a job or a worker: a UUID of version 7, which sorts as it was made.
+///
+/// It is a `uuid` on PostgreSQL, and text on SQLite, where people read tables by hand.
+///
+/// ```
+/// use larder::queue::JobId;
+/// let id: JobId = "019aabcd-0000-7000-8000-000000000000".parse().unwrap();
+/// assert_eq!(id.to_string(), "019aabcd-0000-7000-8000-000000000000");
+/// assert!("42".parse::<JobId>().is_err());
+/// ```
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Id(pub(crate) Uuid);
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for Id {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        text.parse().map(Self).map_err(|_| {
+            Error::invalid(format!(
+                "{text:?} is not an id: it looks like 019aabcd-0000-7000-8000-000000000000"
+            ))
+        })
+    }
+}
 
 impl Type<Sqlite> for Id {
     fn type_info() -> SqliteTypeInfo {

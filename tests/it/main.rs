@@ -4,3 +4,7 @@
 mod support;
 
 mod cache;
+#[cfg(feature = "worker")]
+mod cron_oracle;
+#[cfg(feature = "worker")]
+mod queue;

@@ -44,7 +44,12 @@ impl TestDatabase {
     pub(crate) async fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("test.db").display());
-        Self { url, schema: "public".to_owned(), clock: Clock::manual(noon()), directory }
+        Self {
+            url,
+            schema: "public".to_owned(),
+            clock: Clock::manual(noon()),
+            directory,
+        }
     }
 
     pub(crate) async fn postgres() -> Self {
@@ -53,7 +58,12 @@ impl TestDatabase {
         );
         // A quote, a space and capitals: names must be qualified and quoted wherever they stand.
         let schema = format!("Test \"{}\"", uuid::Uuid::now_v7().simple());
-        Self { url, schema, clock: Clock::manual(noon()), directory: tempfile::tempdir().unwrap() }
+        Self {
+            url,
+            schema,
+            clock: Clock::manual(noon()),
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn is_sqlite(&self) -> bool {
@@ -71,7 +81,10 @@ impl TestDatabase {
     }
 
     pub(crate) fn options(&self) -> DatabaseOptions {
-        DatabaseOptions::new(&self.url).schema(&self.schema).clock(self.clock.clone()).max_connections(8)
+        DatabaseOptions::new(&self.url)
+            .schema(&self.schema)
+            .clock(self.clock.clone())
+            .max_connections(8)
     }
 
     /// Opened with the test's clock, which stands still.
@@ -92,10 +105,18 @@ impl TestDatabase {
         let sql = AssertSqlSafe(self.qualified(sql));
         if self.is_sqlite() {
             let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
+            sqlx::query(sql)
+                .execute(&mut connection)
+                .await
+                .unwrap()
+                .rows_affected()
         } else {
             let mut connection = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
+            sqlx::query(sql)
+                .execute(&mut connection)
+                .await
+                .unwrap()
+                .rows_affected()
         }
     }
 
@@ -104,22 +125,35 @@ impl TestDatabase {
         let sql = AssertSqlSafe(self.qualified(sql));
         if self.is_sqlite() {
             let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+            sqlx::query_scalar(sql)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap()
         } else {
             let mut connection = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+            sqlx::query_scalar(sql)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap()
         }
     }
 
     fn qualified(&self, sql: &str) -> String {
-        let prefix =
-            if self.is_sqlite() { String::new() } else { format!("\"{}\".", self.schema.replace('"', "\"\"")) };
+        let prefix = if self.is_sqlite() {
+            String::new()
+        } else {
+            format!("\"{}\".", self.schema.replace('"', "\"\""))
+        };
         sql.replace("{}", &prefix)
     }
 
     async fn drop_schema(&self) {
         if !self.is_sqlite() {
-            self.execute(&format!("DROP SCHEMA IF EXISTS \"{}\" CASCADE", self.schema.replace('"', "\"\""))).await;
+            self.execute(&format!(
+                "DROP SCHEMA IF EXISTS \"{}\" CASCADE",
+                self.schema.replace('"', "\"\"")
+            ))
+            .await;
         }
     }
 }
@@ -129,11 +163,16 @@ pub(crate) fn run<F>(database: impl AsyncFnOnce() -> TestDatabase, behaviour: F)
 where
     F: AsyncFnOnce(&TestDatabase),
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let database = database().await;
         let outcome =
-            futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(behaviour(&database))).await;
+            futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(behaviour(&database)))
+                .await;
         database.drop_schema().await;
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
@@ -144,5 +183,10 @@ where
 /// Opens with the worker's policy, which upgrades.
 #[allow(dead_code)]
 pub(crate) async fn upgraded(database: &TestDatabase) -> Database {
-    database.options().schema_policy(SchemaPolicy::Upgrade).connect().await.unwrap()
+    database
+        .options()
+        .schema_policy(SchemaPolicy::Upgrade)
+        .connect()
+        .await
+        .unwrap()
 }

@@ -1,0 +1,36 @@
+//! The jobs that ship, one line each, and the schedule of those that keep the house.
+//!
+//! To add one: write its file here, in the likeness of [`file_digest`], and its line below.
+
+pub mod clear_expired;
+pub mod file_digest;
+pub mod prune_jobs;
+
+use crate::settings::ScheduleDefault;
+use crate::worker::Handlers;
+
+/// Every job of this folder and its handler.
+#[must_use]
+pub fn all() -> Handlers {
+    Handlers::default()
+        .register(clear_expired::clear_expired)
+        .register(file_digest::file_digest)
+        .register(prune_jobs::prune_jobs)
+}
+
+/// The schedules that exist with no `larder.toml` at all; it may change or disable them.
+#[must_use]
+pub fn default_schedule() -> Vec<ScheduleDefault> {
+    vec![
+        ScheduleDefault {
+            name: "clear-expired",
+            job: "clear_expired",
+            cron: "*/5 * * * *",
+        },
+        ScheduleDefault {
+            name: "prune-jobs",
+            job: "prune_jobs",
+            cron: "17 * * * *",
+        },
+    ]
+}

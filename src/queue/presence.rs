@@ -1,0 +1,114 @@
+//! A worker's presence in the database: its heartbeat, and the rescue of jobs whose worker fell silent.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::JobId;
+use super::fetch::rescue_deadline;
+use crate::database::{Database, JsonText, Sql, query};
+use crate::error::Result;
+
+/// Silent workers are forgotten after so many times `rescue_after`.
+const FORGET: u32 = 20;
+
+pub(crate) struct Presence {
+    pub(crate) database: Database,
+    pub(crate) worker: JobId,
+    pub(crate) names: Vec<String>,
+    pub(crate) heartbeat: Duration,
+    pub(crate) rescue_after: Duration,
+}
+
+impl Presence {
+    /// Tells the fleet that this worker is there.
+    pub(crate) async fn beat(&self) -> Result<()> {
+        let names = JsonText(serde_json::json!(self.names).to_string());
+        let process = i32::try_from(std::process::id()).unwrap_or(0);
+        let now = self.database.clock().now();
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::WorkerBeat,
+            self.worker,
+            host(),
+            process,
+            env!("CARGO_PKG_VERSION"),
+            &names,
+            now
+        )?;
+        Ok(())
+    }
+
+    /// Beats until it is told to stop, whatever handlers do, and rescues the jobs of those who no longer do.
+    pub(crate) async fn run(&self, stop: CancellationToken) {
+        let mut failing = false;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.heartbeat) => {}
+            }
+            match self.round().await {
+                Ok(()) => failing = false,
+                Err(error) if failing => tracing::debug!(%error, "still no heartbeat"),
+                Err(error) => {
+                    failing = true;
+                    tracing::warn!(%error, "cannot write the heartbeat, trying until the database takes it");
+                }
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<()> {
+        self.database.measure_clock().await?;
+        self.beat().await?;
+        let rescued = self.rescue().await?;
+        if rescued > 0 {
+            tracing::warn!(jobs = rescued, "rescued jobs of a worker that fell silent");
+            self.database.announce();
+        }
+        Ok(())
+    }
+
+    /// Returns to their queue the jobs whose worker has been silent for `rescue_after`.
+    pub(crate) async fn rescue(&self) -> Result<u64> {
+        let now = self.database.clock().now();
+        let deadline = rescue_deadline(now, self.rescue_after);
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        let error = format!(
+            "its worker fell silent for {} s and is taken for dead",
+            self.rescue_after.as_secs()
+        );
+        let rescued = query!(
+            self.database,
+            tx,
+            execute,
+            Sql::JobRescue,
+            now,
+            deadline,
+            error
+        )?;
+        let long_ago = rescue_deadline(now, self.rescue_after * FORGET);
+        query!(self.database, tx, execute, Sql::WorkerForget, long_ago)?;
+        Ok(rescued)
+    }
+
+    /// Takes leave.
+    pub(crate) async fn end(&self) -> Result<()> {
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        query!(self.database, tx, execute, Sql::WorkerEnd, self.worker)?;
+        Ok(())
+    }
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_else(|_| "unknown".to_owned())
+}

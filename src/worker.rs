@@ -1,0 +1,448 @@
+//! [`Worker`]: runs the jobs of a database's queues, and its schedules.
+
+mod context;
+mod dispatch;
+mod handler;
+mod listen;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use apalis_core::task::extensions::Extensions;
+use apalis_core::worker::builder::WorkerBuilder;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use apalis_core::task::data::Data;
+pub use context::{JobContext, JobError};
+pub use dispatch::in_handler;
+pub use handler::{Handler, Handlers, Registered};
+
+use crate::cache::Cache;
+use crate::database::{Database, Engine};
+use crate::error::Result;
+use crate::queue::backend::JobBackend;
+use crate::queue::fetch::{FetchOptions, Fetcher};
+use crate::queue::finish::Finisher;
+use crate::queue::presence::Presence;
+use crate::queue::{Backoff, Job, JobId, Queue};
+use crate::schedule::{ScheduleEntry, Scheduler};
+
+/// How a worker works. The defaults are those of `larder.toml`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkerOptions {
+    /// How many jobs of each queue run at once; 16 unless said.
+    pub concurrency: usize,
+    /// The same of single queues, by name.
+    pub queue_concurrency: BTreeMap<String, usize>,
+    /// The queues that it serves; `None`, unless said, is all.
+    pub queues: Option<Vec<String>>,
+    /// How long a drain lets running jobs finish; 25 s unless said.
+    pub shutdown_timeout: Duration,
+    /// How often it tells the fleet that it is alive; 5 s unless said.
+    pub heartbeat: Duration,
+    /// After what silence of its worker a job is taken from it; 30 s unless said.
+    pub rescue_after: Duration,
+    /// How often it looks for jobs that nobody told it of; unless said 1 s on PostgreSQL, 50 ms on SQLite.
+    pub poll_interval: Option<Duration>,
+    /// Whether it listens for PostgreSQL's notifications, as it does unless said.
+    pub listen: bool,
+    /// Ends when no job is ready and none runs.
+    pub once: bool,
+    /// The wait between attempts of jobs whose type says nothing of it.
+    pub backoff: Backoff,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 16,
+            queue_concurrency: BTreeMap::new(),
+            queues: None,
+            shutdown_timeout: Duration::from_secs(25),
+            heartbeat: Duration::from_secs(5),
+            rescue_after: Duration::from_secs(30),
+            poll_interval: None,
+            listen: true,
+            once: false,
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// How a worker's run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All that ran has finished, or went back to its queue when `shutdown_timeout` was over.
+    Drained,
+    /// It was told twice to stop, and gave back what it could within a second.
+    Forced,
+}
+
+/// Runs jobs. Handlers are apalis task functions: they take their job, and whatever of [`Data`] and [`JobContext`]
+/// they ask for. Every handler can have `Data<Cache>` and `Data<Queue>`.
+///
+/// ```
+/// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+/// use larder::worker::WorkerOptions;
+/// use larder::{Cache, Data, Job, JobError, Queue, Worker};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Square { of: i64 }
+///
+/// impl Job for Square {
+///     const NAME: &'static str = "square";
+///     type Output = i64;
+/// }
+///
+/// async fn square(job: Square, cache: Data<Cache>) -> Result<i64, JobError> {
+///     cache.increment("squares", 1, larder::Expiration::Never).await?;
+///     Ok(job.of * job.of)
+/// }
+///
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let url = &format!("sqlite://{}", directory.path().join("jobs.db").display());
+/// let mut once = WorkerOptions::default();
+/// once.once = true;
+/// let worker = Worker::connect(url).await?.options(once).register(square);
+/// let id = worker.queue().enqueue(&Square { of: 12 }).await?.id;
+/// let queue = worker.queue().clone();
+/// worker.run_until(std::future::pending()).await?;
+///
+/// let job = queue.get(id).await?.unwrap();
+/// assert_eq!(job.result.unwrap().get(), "144");
+/// # larder::Result::Ok(()) }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Worker {
+    cache: Cache,
+    queue: Queue,
+    options: WorkerOptions,
+    handlers: Handlers,
+    data: Extensions,
+    schedules: Vec<ScheduleEntry>,
+}
+
+impl Worker {
+    /// A worker on the database at `url`, whose tables are laid or upgraded.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn connect(url: &str) -> Result<Self> {
+        let options = crate::database::DatabaseOptions::new(url);
+        Ok(Self::new(
+            options
+                .schema_policy(crate::database::SchemaPolicy::Upgrade)
+                .connect()
+                .await?,
+        ))
+    }
+
+    /// A worker on `database`.
+    #[must_use]
+    pub fn new(database: Database) -> Self {
+        Self {
+            cache: Cache::new(database.clone()),
+            queue: Queue::new(database),
+            options: WorkerOptions::default(),
+            handlers: Handlers::default(),
+            data: Extensions::new(),
+            schedules: Vec::new(),
+        }
+    }
+
+    /// Works as `options` say.
+    #[must_use]
+    pub fn options(mut self, options: WorkerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Gives handlers this cache as their `Data<Cache>`.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Gives handlers this queue as their `Data<Queue>`, and enqueues scheduled jobs through it.
+    #[must_use]
+    pub fn with_queue(mut self, queue: Queue) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Gives handlers that ask for `Data<T>` a clone of `data`.
+    #[must_use]
+    pub fn data<T: Clone + Send + Sync + 'static>(mut self, data: T) -> Self {
+        self.data.insert(data);
+        self
+    }
+
+    /// Runs jobs of type `J` by `handler`.
+    #[must_use]
+    pub fn register<J: Job, Args: 'static>(mut self, handler: impl Handler<J, Args>) -> Self {
+        self.handlers = self.handlers.register(handler);
+        self
+    }
+
+    /// Runs all the jobs that `handlers` hold, besides those registered before.
+    #[must_use]
+    pub fn register_all(mut self, handlers: Handlers) -> Self {
+        self.handlers = self.handlers.and(handlers);
+        self
+    }
+
+    /// Enqueues the job of `entry` at each of its ticks, once over all workers of the database.
+    #[must_use]
+    pub fn schedule(mut self, entry: ScheduleEntry) -> Self {
+        self.schedules.push(entry);
+        self
+    }
+
+    /// The cache that handlers are given.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The queue that handlers are given.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Works until `signal` comes, then drains: fetches no more, lets running jobs finish for up to
+    /// `shutdown_timeout`, and returns the rest to their queue with the attempt given back.
+    ///
+    /// # Errors
+    /// Where the database fails at the start. Once it works, it waits for a database that is away.
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<Ended> {
+        self.run_until_forced(signal, std::future::pending()).await
+    }
+
+    /// [`Worker::run_until`], cut short when `force` comes during the drain: running jobs go back to their queue at
+    /// once, which is tried for a second.
+    ///
+    /// # Errors
+    /// As [`Worker::run_until`].
+    pub async fn run_until_forced(
+        mut self,
+        signal: impl Future<Output = ()>,
+        force: impl Future<Output = ()>,
+    ) -> Result<Ended> {
+        self.data.insert(self.cache.clone());
+        self.data.insert(self.queue.clone());
+        let running = Running::start(self).await?;
+        running.until(signal, force).await
+    }
+}
+
+/// The tasks of a worker at work.
+struct Running {
+    database: Database,
+    presence: Arc<Presence>,
+    shutdown_timeout: Duration,
+    fetcher: JoinHandle<()>,
+    finisher: JoinHandle<()>,
+    /// Told to stop at the beginning of the drain, and at its end.
+    fetching: CancellationToken,
+    present: CancellationToken,
+    /// Told when handlers that still run are to be given up.
+    give_up: CancellationToken,
+    background: Vec<JoinHandle<()>>,
+    /// The apalis workers, one a queue; the fetcher starts them.
+    apalis: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    async fn start(worker: Worker) -> Result<Self> {
+        let Worker {
+            cache: _,
+            queue,
+            options,
+            handlers,
+            data,
+            schedules,
+        } = worker;
+        let database = queue.database().clone();
+        let id = JobId(Uuid::now_v7());
+        let names = handlers.names();
+        let presence = Arc::new(Presence {
+            database: database.clone(),
+            worker: id,
+            names: names.clone(),
+            heartbeat: options.heartbeat,
+            rescue_after: options.rescue_after,
+        });
+        presence.beat().await?;
+        presence.rescue().await?;
+        let scheduler = Scheduler::load(queue, schedules).await?;
+        if options.once {
+            scheduler.catch_up().await?;
+        }
+
+        let (fetching, present, give_up) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        let (finished, outcomes) = mpsc::unbounded_channel();
+        let finisher = Finisher {
+            database: database.clone(),
+            worker: id,
+            finished: outcomes,
+        };
+        let finisher = tokio::spawn(finisher.run());
+        let wake = Arc::new(Notify::new());
+        let mut background = vec![tokio::spawn({
+            let (presence, present) = (presence.clone(), present.clone());
+            async move { presence.run(present).await }
+        })];
+        if options.listen && database.engine() == Engine::Postgres {
+            background.push(tokio::spawn(listen::run(
+                database.clone(),
+                wake.clone(),
+                fetching.clone(),
+            )));
+        }
+        if !options.once {
+            background.push(tokio::spawn(scheduler.run(fetching.clone())));
+        }
+
+        let apalis = Arc::new(Mutex::new(Vec::new()));
+        let dispatch = dispatch::Dispatch {
+            handlers: Arc::new(handlers),
+            data,
+            finished,
+            clock: database.clock().clone(),
+            backoff: options.backoff,
+            give_up: give_up.clone(),
+        };
+        let workers = apalis.clone();
+        let serve = Box::new(move |queue: &str, backend: JobBackend| {
+            let worker = WorkerBuilder::new(format!("{queue}-{}", id.0))
+                .backend(backend)
+                .build(dispatch.clone());
+            let name = queue.to_owned();
+            let task = tokio::spawn(async move {
+                if let Err(error) = worker.run().await {
+                    tracing::error!(queue = name, %error, "the queue's apalis worker failed");
+                }
+            });
+            workers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task);
+        });
+        let poll_interval = options.poll_interval.unwrap_or(match database.engine() {
+            Engine::Sqlite => Duration::from_millis(50),
+            Engine::Postgres => Duration::from_secs(1),
+        });
+        let fetcher = Fetcher {
+            database: database.clone(),
+            worker: id,
+            options: FetchOptions {
+                names,
+                queues: options.queues,
+                concurrency: options.concurrency,
+                queue_concurrency: options.queue_concurrency,
+                poll_interval,
+                once: options.once,
+            },
+            wake,
+            stop: fetching.clone(),
+            serve,
+        };
+        tracing::info!(worker.id = %id, "ready to run jobs");
+        Ok(Self {
+            database,
+            presence,
+            shutdown_timeout: options.shutdown_timeout,
+            fetcher: tokio::spawn(fetcher.run()),
+            finisher,
+            fetching,
+            present,
+            give_up,
+            background,
+            apalis,
+            workers: Vec::new(),
+        })
+    }
+
+    async fn until(
+        mut self,
+        signal: impl Future<Output = ()>,
+        force: impl Future<Output = ()>,
+    ) -> Result<Ended> {
+        tokio::select! {
+            () = signal => tracing::info!(
+                shutdown_timeout_ms = self.shutdown_timeout.as_millis(), "stopping: running jobs may finish"
+            ),
+            // With `once`, the fetcher ends by itself.
+            _ = &mut self.fetcher => {}
+        }
+        self.fetching.cancel();
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+        let mut ended = Ended::Drained;
+        tokio::select! {
+            () = self.finish_jobs() => {}
+            () = tokio::time::sleep_until(deadline) => tracing::warn!("shutdown_timeout is over, jobs go back to their queue"),
+            () = force => {
+                ended = Ended::Forced;
+                tracing::warn!("told twice to stop, jobs go back to their queue");
+            }
+        }
+        self.give_up.cancel();
+        let second = tokio::time::Instant::now() + Duration::from_secs(1);
+        let last = if ended == Ended::Forced {
+            second
+        } else {
+            second.max(deadline)
+        };
+        let written = tokio::time::timeout_at(last, async {
+            self.finish_jobs().await;
+            (&mut self.finisher).await
+        });
+        if written.await.is_err() {
+            tracing::error!(
+                "the database took not all outcomes in time; their jobs will be rescued and run again"
+            );
+        }
+        self.present.cancel();
+        for task in self.background.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+        if let Ok(Err(error)) =
+            tokio::time::timeout(Duration::from_secs(1), self.presence.end()).await
+        {
+            tracing::debug!(%error, "cannot take leave; the fleet will notice");
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
+        tracing::info!("stopped");
+        Ok(ended)
+    }
+
+    /// Waits until the fetcher has ended and every claimed job has an outcome.
+    async fn finish_jobs(&mut self) {
+        if !self.fetcher.is_finished() {
+            let _ = (&mut self.fetcher).await;
+        }
+        self.workers
+            .append(&mut self.apalis.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in &mut self.workers {
+            // Whoever waits may give up and come back: what has ended is not waited for again.
+            if !worker.is_finished() {
+                let _ = worker.await;
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a handler is told of its job, and how it says that it failed.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use apalis_core::error::BoxDynError;
+use apalis_core::task::Task;
+use apalis_core::task::data::MissingDataError;
+use apalis_core::task::from_request::FromRequest;
+use chrono::{DateTime, Utc};
+
+use crate::queue::JobId;
+
+/// The attempt that a handler runs. Handlers that take a `JobContext` are given it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobContext {
+    /// The job's id.
+    pub id: JobId,
+    /// The queue that it waited in.
+    pub queue: String,
+    /// Which attempt this is, from 1.
+    pub attempt: i32,
+    /// How many there may be.
+    pub max_attempts: i32,
+    /// The schedule that enqueued it.
+    pub schedule: Option<String>,
+    /// The instant that its schedule named.
+    pub tick: Option<DateTime<Utc>>,
+}
+
+impl<Args: Sync> FromRequest<Task<Args>> for JobContext {
+    type Error = MissingDataError;
+
+    async fn from_request(task: &Task<Args>) -> Result<Self, Self::Error> {
+        task.data().get_checked().cloned()
+    }
+}
+
+/// Why an attempt failed, and what is to come of the job.
+///
+/// Any error turns into one by `?`, and the job is then tried again with backoff while it has attempts left.
+///
+/// ```
+/// use larder::JobError;
+/// use std::time::Duration;
+///
+/// fn parse(text: &str) -> Result<u32, JobError> {
+///     if text.is_empty() {
+///         return Err(JobError::abort("there is nothing to parse"));
+///     }
+///     if text == "busy" {
+///         return Err(JobError::retry_after("the other side is busy", Duration::from_secs(30)));
+///     }
+///     Ok(text.parse()?)
+/// }
+/// assert_eq!(parse("").unwrap_err().to_string(), "there is nothing to parse");
+/// assert_eq!(parse("x").unwrap_err().to_string(), "invalid digit found in string");
+/// ```
+#[derive(Debug)]
+pub struct JobError(Failure);
+
+/// The inside of a [`JobError`], which must not be an `Error` itself to be made from any.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) message: String,
+    pub(super) retry: Retry,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    WithBackoff,
+    After(Duration),
+    Never,
+}
+
+impl JobError {
+    /// The job is tried again with backoff, while it has attempts left.
+    pub fn retry(message: impl fmt::Display) -> Self {
+        Self::new(message, Retry::WithBackoff)
+    }
+
+    /// The job is tried again after `wait`, while it has attempts left.
+    pub fn retry_after(message: impl fmt::Display, wait: Duration) -> Self {
+        Self::new(message, Retry::After(wait))
+    }
+
+    /// The job is dead at once.
+    pub fn abort(message: impl fmt::Display) -> Self {
+        Self::new(message, Retry::Never)
+    }
+
+    fn new(message: impl fmt::Display, retry: Retry) -> Self {
+        Self(Failure {
+            message: message.to_string(),
+            retry,
+        })
+    }
+
+    pub(super) fn into_failure(self) -> Failure {
+        self.0
+    }
+
+    /// What a handler returned, whatever its type of error.
+    pub(super) fn from_boxed(error: BoxDynError) -> Self {
+        match error.downcast::<Failure>() {
+            Ok(failure) => Self(*failure),
+            Err(error) => Self::retry(Chain(&*error)),
+        }
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for JobError {
+    fn from(error: E) -> Self {
+        Self::retry(Chain(&error))
+    }
+}
+
+impl From<JobError> for BoxDynError {
+    fn from(error: JobError) -> Self {
+        Box::new(error.0)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Failure {}
+
+/// An error and its causes in one line, a cause that repeats its effect's words left out.
+struct Chain<'a>(&'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut last = self.0.to_string();
+        f.write_str(&last)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !last.contains(&text) {
+                write!(f, ": {text}")?;
+            }
+            last = text;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! Running one claimed job: the service that apalis workers call.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use apalis_core::error::BoxDynError;
+use apalis_core::task::Task;
+use apalis_core::task::builder::TaskBuilder;
+use apalis_core::task::extensions::Extensions;
+use apalis_core::task::task_id::TaskId;
+use apalis_core::worker::context::WorkerContext;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::context::Retry;
+use super::{Handlers, JobContext, JobError, Registered};
+use crate::clock::Clock;
+use crate::queue::backend::Claimed;
+use crate::queue::finish::{Finished, Outcome};
+use crate::queue::{Backoff, to_delta};
+
+tokio::task_local! {
+    static IN_HANDLER: ();
+}
+
+/// Whether this thread runs a job's handler now. A panic there is the failure of that job, and told as such.
+#[must_use]
+pub fn in_handler() -> bool {
+    IN_HANDLER.try_with(|()| ()).is_ok()
+}
+
+/// Runs each job in a task of its own, so that jobs use all cores and a panic stays with its job, and sends what came
+/// of it to the finisher. apalis is told of no failure: it has nothing to do about one.
+#[derive(Clone)]
+pub(super) struct Dispatch {
+    pub(super) handlers: Arc<Handlers>,
+    pub(super) data: Extensions,
+    pub(super) finished: mpsc::UnboundedSender<Finished>,
+    pub(super) clock: Clock,
+    pub(super) backoff: Backoff,
+    /// Told when handlers that still run are to be given up.
+    pub(super) give_up: CancellationToken,
+}
+
+impl Service<Task<Claimed>> for Dispatch {
+    type Response = ();
+    type Error = BoxDynError;
+    type Future = BoxFuture<'static, Result<(), BoxDynError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, task: Task<Claimed>) -> Self::Future {
+        let dispatch = self.clone();
+        async move {
+            let worker = task.data().get::<WorkerContext>().cloned();
+            let (claimed, _) = task.take();
+            dispatch.attempt(claimed, worker).await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Dispatch {
+    async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
+        let payload = std::mem::take(&mut claimed.payload);
+        let outcome = match self.handlers.get(&claimed.name) {
+            Err(error) => self.failed(&claimed, None, JobError::retry(error)),
+            Ok(registered) => {
+                let task = self.task(&claimed, payload, worker);
+                let mut handler =
+                    tokio::spawn(IN_HANDLER.scope((), limited(registered.clone(), task)));
+                tokio::select! {
+                    biased;
+                    ended = &mut handler => match ended {
+                        Ok(Ok(result)) => {
+                            tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
+                            Outcome::Done { result }
+                        }
+                        Ok(Err(error)) => self.failed(&claimed, Some(registered), error),
+                        Err(error) => self.failed(&claimed, Some(registered), panicked(error)),
+                    },
+                    () = self.give_up.cancelled() => {
+                        handler.abort();
+                        Outcome::Released
+                    }
+                }
+            }
+        };
+        // The finisher outlives every handler; without it there is nobody to tell.
+        let _ = self.finished.send(Finished {
+            id: claimed.id,
+            attempt: claimed.attempt,
+            outcome,
+        });
+        drop(claimed.slot);
+    }
+
+    /// The task that the handler is given: its payload, and everything that it may ask for.
+    fn task(
+        &self,
+        claimed: &Claimed,
+        payload: String,
+        worker: Option<WorkerContext>,
+    ) -> Task<String> {
+        let mut data = self.data.clone();
+        data.insert(JobContext {
+            id: claimed.id,
+            queue: claimed.queue.to_string(),
+            attempt: claimed.attempt,
+            max_attempts: claimed.max_attempts,
+            schedule: claimed.schedule.clone(),
+            tick: claimed.tick.map(Into::into),
+        });
+        if let Some(worker) = worker {
+            data.insert(worker);
+        }
+        TaskBuilder::new(())
+            .task_id(TaskId::from_string(claimed.id.to_string()))
+            .attempt(usize::try_from(claimed.attempt).unwrap_or(0))
+            .with_data(data)
+            .build()
+            .map_args(|()| payload)
+    }
+
+    /// What comes of a failed attempt; it is logged here, and nowhere else.
+    fn failed(
+        &self,
+        claimed: &Claimed,
+        registered: Option<&Registered>,
+        error: JobError,
+    ) -> Outcome {
+        let failure = error.into_failure();
+        let backoff = registered
+            .and_then(|registered| registered.backoff)
+            .unwrap_or(self.backoff);
+        let attempt = u32::try_from(claimed.attempt).unwrap_or(1);
+        let wait = match failure.retry {
+            _ if claimed.attempt >= claimed.max_attempts => None,
+            Retry::Never => None,
+            Retry::After(wait) => Some(wait),
+            Retry::WithBackoff => Some(backoff.delay(attempt, rand::random())),
+        };
+        let error = failure.message;
+        // PostgreSQL's text holds no NUL.
+        let error = if error.contains('\0') {
+            error.replace('\0', "\u{FFFD}")
+        } else {
+            error
+        };
+        let Some(wait) = wait else {
+            tracing::error!(
+                job.id = %claimed.id, job.name = claimed.name, attempt, error, "the job failed and is dead"
+            );
+            return Outcome::Dead { error };
+        };
+        tracing::warn!(
+            job.id = %claimed.id, job.name = claimed.name, attempt, error, retry_in_ms = wait.as_millis(), "the job failed"
+        );
+        Outcome::Retry {
+            error,
+            run_at: self.clock.now().saturating_add(to_delta(wait)),
+        }
+    }
+}
+
+/// The handler's run, ended by its type's timeout.
+async fn limited(registered: Registered, task: Task<String>) -> Result<String, JobError> {
+    let run = (registered.run)(task);
+    match registered.timeout {
+        None => run.await,
+        Some(timeout) => match tokio::time::timeout(timeout, run).await {
+            Ok(ended) => ended,
+            Err(_) => Err(JobError::retry(format!(
+                "it took longer than its timeout of {}",
+                seconds(timeout)
+            ))),
+        },
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}
+
+fn panicked(error: tokio::task::JoinError) -> JobError {
+    let Ok(panic) = error.try_into_panic() else {
+        return JobError::retry("its task was cancelled");
+    };
+    let message = message_of(&*panic);
+    JobError::retry(format!("its handler panicked: {message}"))
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,189 @@
+//! Handlers by the name of their job.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis_core::error::BoxDynError;
+use apalis_core::task::Task;
+use apalis_core::task::from_request::FromRequest;
+use apalis_core::task::into_response::IntoResponse;
+use apalis_core::task::task_fn::task_fn;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+use tower::Service;
+
+use super::JobError;
+use crate::error::{Error, Result};
+use crate::queue::{Backoff, Job, NewJob};
+
+/// An apalis task function for jobs of type `J`: an `async fn` whose first argument is the job, and whose others are
+/// [`Data`](super::Data), [`JobContext`](super::JobContext) and whatever else apalis can give.
+///
+/// It is implemented for every such function; there is no need to implement it.
+pub trait Handler<J: Job, Args>: Clone + Send + Sync + 'static {
+    /// Runs one attempt.
+    fn run(&self, task: Task<J>) -> BoxFuture<'static, Result<J::Output, BoxDynError>>;
+}
+
+macro_rules! handler {
+    ($($Argument:ident),*) => {
+        impl<F, J, Ended, Answer, $($Argument),*> Handler<J, ($($Argument,)*)> for F
+        where
+            F: Fn(J, $($Argument),*) -> Ended + Clone + Send + Sync + 'static,
+            J: Job,
+            Ended: Future<Output = Answer> + Send + 'static,
+            Answer: IntoResponse<Output = J::Output> + 'static,
+            $($Argument: FromRequest<Task<J>, Error: std::error::Error + Send + Sync + 'static> + Send + 'static),*
+        {
+            fn run(&self, task: Task<J>) -> BoxFuture<'static, Result<J::Output, BoxDynError>> {
+                #[allow(unused_parens, reason = "apalis writes one argument without a tuple")]
+                let mut service = task_fn::<F, J, ($($Argument),*)>(self.clone());
+                service.call(task).boxed()
+            }
+        }
+    };
+}
+
+handler!();
+handler!(A1);
+handler!(A1, A2);
+handler!(A1, A2, A3);
+handler!(A1, A2, A3, A4);
+handler!(A1, A2, A3, A4, A5);
+handler!(A1, A2, A3, A4, A5, A6);
+handler!(A1, A2, A3, A4, A5, A6, A7);
+handler!(A1, A2, A3, A4, A5, A6, A7, A8);
+
+type Run = dyn Fn(Task<String>) -> BoxFuture<'static, Result<String, JobError>> + Send + Sync;
+
+/// A job type and its handler.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Registered {
+    /// The name of the job type.
+    pub name: &'static str,
+    /// The queue that its jobs wait in, unless said otherwise.
+    pub queue: &'static str,
+    /// How often its jobs are tried, unless said otherwise.
+    pub max_attempts: Option<u16>,
+    pub(super) backoff: Option<Backoff>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) run: Arc<Run>,
+    check: fn(&str) -> Result<(), serde_json::Error>,
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered")
+            .field("name", &self.name)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registered {
+    /// A job of this type, if `payload` fits it.
+    ///
+    /// # Errors
+    /// Where the payload does not fit, naming the job and the fault.
+    pub fn job(&self, payload: &RawValue) -> Result<NewJob> {
+        (self.check)(payload.get()).map_err(|error| {
+            Error::invalid(format!("the payload does not fit job {:?}: {error}; see what it takes in its documentation", self.name))
+        })?;
+        let mut job = NewJob::named(self.name, payload).queue(self.queue);
+        if let Some(attempts) = self.max_attempts {
+            job = job.max_attempts(attempts);
+        }
+        Ok(job)
+    }
+}
+
+/// Job types and their handlers, by name.
+///
+/// ```
+/// use larder::worker::Handlers;
+/// use larder::{Job, JobError};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Ping { host: String }
+///
+/// impl Job for Ping {
+///     const NAME: &'static str = "ping";
+///     type Output = bool;
+/// }
+///
+/// async fn ping(job: Ping) -> Result<bool, JobError> {
+///     Ok(!job.host.is_empty())
+/// }
+///
+/// let handlers = Handlers::default().register(ping);
+/// assert_eq!(handlers.names(), ["ping"]);
+/// assert!(handlers.get("pong").is_err());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Handlers {
+    by_name: BTreeMap<&'static str, Registered>,
+}
+
+impl Handlers {
+    /// Runs jobs of type `J` by `handler`.
+    #[must_use]
+    pub fn register<J: Job, Args: 'static>(mut self, handler: impl Handler<J, Args>) -> Self {
+        let run = move |task: Task<String>| -> BoxFuture<'static, Result<String, JobError>> {
+            let handler = handler.clone();
+            async move {
+                let task = task
+                    .try_map_args(|payload| serde_json::from_str::<J>(&payload))
+                    .map_err(|error| {
+                        JobError::abort(format!("its payload does not fit the job: {error}"))
+                    })?;
+                let output = handler.run(task).await.map_err(JobError::from_boxed)?;
+                serde_json::to_string(&output).map_err(|error| {
+                    JobError::retry(format!("its result does not serialise to JSON: {error}"))
+                })
+            }
+            .boxed()
+        };
+        let registered = Registered {
+            name: J::NAME,
+            queue: J::QUEUE,
+            max_attempts: J::MAX_ATTEMPTS,
+            backoff: J::BACKOFF,
+            timeout: J::TIMEOUT,
+            run: Arc::new(run),
+            check: |payload| serde_json::from_str::<J>(payload).map(drop),
+        };
+        self.by_name.insert(J::NAME, registered);
+        self
+    }
+
+    /// These and `others`.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.by_name.extend(others.by_name);
+        self
+    }
+
+    /// The names of the job types, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.by_name.keys().map(ToString::to_string).collect()
+    }
+
+    /// The job type of this name.
+    ///
+    /// # Errors
+    /// Where there is none, naming those that there are.
+    pub fn get(&self, name: &str) -> Result<&Registered> {
+        self.by_name.get(name).ok_or_else(|| {
+            Error::invalid(format!(
+                "there is no job named {name:?}: choose one of {}",
+                self.names().join(", ")
+            ))
+        })
+    }
+}
