@@ -8,3 +8,5 @@ mod cache;
 mod cron_oracle;
 #[cfg(feature = "worker")]
 mod queue;
+#[cfg(feature = "cli")]
+mod fleet;

@@ -1,6 +1,7 @@
 //! A fresh database a test on either engine, and the macro that runs a behaviour on both.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use larder::Cache;
@@ -189,4 +190,92 @@ pub(crate) async fn upgraded(database: &TestDatabase) -> Database {
         .connect()
         .await
         .unwrap()
+}
+
+/// Looks again and again until `condition` holds; a test that waits longer than `limit` fails.
+#[allow(dead_code)]
+pub(crate) async fn eventually(what: &str, limit: Duration, condition: impl AsyncFn() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let waited = tokio::time::timeout(limit, async {
+        loop {
+            looks.tick().await;
+            if condition().await {
+                return;
+            }
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}: not within {limit:?}");
+}
+
+/// A `larder worker` of its own process. Dropped, it is killed.
+#[cfg(feature = "cli")]
+pub(crate) struct WorkerProcess {
+    child: std::process::Child,
+    log: std::sync::mpsc::Receiver<String>,
+}
+
+#[cfg(feature = "cli")]
+impl WorkerProcess {
+    pub(crate) fn start(db: &TestDatabase, arguments: &[&str]) -> Self {
+        use std::io::BufRead;
+        use std::process::{Command, Stdio};
+        let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["--database-url", &db.url])
+            .args(arguments)
+            .arg("worker")
+            .env("LARDER_DATABASE__SCHEMA", &db.schema)
+            .env_remove("RUST_LOG")
+            .current_dir(db.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (lines, log) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, log }
+    }
+
+    pub(crate) fn wait_until_ready(&mut self) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let mut seen = Vec::new();
+        while let Ok(line) =
+            self.log.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
+        {
+            if line.starts_with("ready") {
+                return;
+            }
+            seen.push(line);
+        }
+        panic!("the worker is not ready; it said {seen:#?}");
+    }
+
+    /// SIGTERM, and the exit status that comes of it.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
