@@ -25,7 +25,13 @@ struct Square {
 /// A handler as apalis knows them. What it works out is kept in larder's cache.
 async fn square(job: Square, cache: Data<Cache>, worker: WorkerContext) -> Result<(), BoxDynError> {
     let key = format!("square:{}", job.of);
-    cache.set_with(&key, &(job.of * job.of), Expiration::after(Duration::from_secs(3600))).await?;
+    cache
+        .set_with(
+            &key,
+            &(job.of * job.of),
+            Expiration::after(Duration::from_secs(3600)),
+        )
+        .await?;
     worker.stop()?;
     Ok(())
 }
@@ -86,16 +92,23 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_stock_worker_on_postgres_has_the_cache() -> Result<(), apalis_core::error::BoxDynError> {
+    async fn a_stock_worker_on_postgres_has_the_cache()
+    -> Result<(), apalis_core::error::BoxDynError> {
         // A database of its own, since apalis's storage has tables of fixed names.
         let url = std::env::var("LARDER_TEST_POSTGRES_URL")?;
         let name = format!("larder_{}", uuid::Uuid::now_v7().simple());
         let admin = sqlx::PgPool::connect(&url).await?;
-        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&admin)
+            .await?;
         let mut own = url::Url::parse(&url)?;
         own.set_path(&name);
         let found = super::on_postgres(own.as_str()).await;
-        sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).execute(&admin).await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "DROP DATABASE {name} WITH (FORCE)"
+        )))
+        .execute(&admin)
+        .await?;
         assert_eq!(found?, Some(144));
         Ok(())
     }

@@ -45,7 +45,7 @@ use crate::error::Result;
 /// assert_eq!(cache.get::<i64>("answer").await?, Some(42));
 /// assert_eq!(cache.get::<i64>("question").await?, None);
 /// assert!(cache.delete("greeting").await?);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -137,7 +137,7 @@ impl Cache {
     /// let tenant = cache.namespace("tenant-7")?;
     /// tenant.set("key", &1).await?;
     /// assert!(!cache.exists("key").await?);
-    /// # larder::Result::Ok(()) }).unwrap();
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
     /// ```
     pub fn namespace(&self, name: &str) -> Result<Self> {
         check_text("a namespace", name, 0, 128)?;
@@ -217,7 +217,7 @@ impl Cache {
     /// let cache = larder::Cache::connect("sqlite::memory:").await?;
     /// cache.set_many([("a", 1), ("b", 2), ("a", 3)], larder::Expiration::Never).await?;
     /// assert_eq!(cache.get_many::<i64>(["a", "b", "c"]).await?, [("a".into(), 3), ("b".into(), 2)].into());
-    /// # larder::Result::Ok(()) }).unwrap();
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
     /// ```
     pub async fn set_many<T: Serialize>(
         &self,
@@ -297,7 +297,7 @@ impl Cache {
     /// assert_eq!(cache.increment("visits", 1, 3600).await?, 1);
     /// assert_eq!(cache.increment("visits", 10, 3600).await?, 11);
     /// assert_eq!(cache.decrement("visits", 1, 3600).await?, 10);
-    /// # larder::Result::Ok(()) }).unwrap();
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
     /// ```
     pub async fn increment(
         &self,

@@ -66,7 +66,7 @@ enum Pool {
 /// sqlx::query("CREATE TABLE price (cents INTEGER)").execute(&mut *tx).await?;
 /// cache.delete_in(&mut tx, "prices").await?;
 /// tx.commit().await?;
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 ///
 /// On SQLite begin such a transaction with `BEGIN IMMEDIATE` if it reads before it writes: a deferred one that meets

@@ -16,7 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// let error = cache.set("", &1).await.unwrap_err();
 /// assert!(error.is_invalid() && !error.is_transient());
 /// assert_eq!(error.to_string(), "a key must be 1 to 1,024 bytes of UTF-8 without NUL; this one is empty");
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 pub struct Error {
     kind: Kind,

@@ -19,7 +19,7 @@
 //!
 //! assert_eq!(cache.increment("visits", 1, Expiration::Never).await?, 1);
 //! assert!(cache.delete("visits").await?);
-//! # larder::Result::Ok(()) }).unwrap();
+//! # Ok::<(), larder::Error>(()) }).unwrap();
 //! ```
 //!
 //! # Concepts

@@ -49,7 +49,7 @@ pub const DEFAULT_QUEUE: &str = "default";
 /// assert!(inserted);
 /// assert_eq!(queue.enqueue(&mail).unique_key("ada").await?, Enqueued { id, inserted: false });
 /// assert_eq!(queue.get(id).await?.unwrap().status, JobStatus::Queued);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Queue {

@@ -117,7 +117,7 @@ pub enum Ended {
 ///
 /// let job = queue.get(id).await?.unwrap();
 /// assert_eq!(job.result.unwrap().get(), "144");
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 #[derive(Debug)]
 pub struct Worker {
@@ -426,7 +426,6 @@ impl Running {
         {
             tracing::debug!(%error, "cannot take leave; the fleet will notice");
         }
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.database.close()).await;
         tracing::info!("stopped");
         Ok(ended)
     }

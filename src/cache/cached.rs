@@ -24,7 +24,7 @@ use crate::error::Result;
 /// assert_eq!(report.value().await?, Some(&vec![1, 2, 3]));
 /// assert!(report.delete().await?);
 /// assert_eq!(report.value().await?, None);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Cached<T = serde_json::Value> {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// assert_eq!(Expiration::from(60), Expiration::After(TimeDelta::seconds(60)));
 /// assert_eq!(Expiration::from_secs_f64(0.5)?, Expiration::After(TimeDelta::milliseconds(500)));
 /// assert!(Expiration::from_secs_f64(f64::NAN).is_err());
-/// # larder::Result::Ok(())
+/// # Ok::<(), larder::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expiration {

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// cache.set_with("old", &1, -1).await?;
 /// cache.namespace("tenant-7")?.set_with("old", &1, -1).await?;
 /// assert_eq!(cache.purge().all_namespaces().run().await?, 2);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 #[must_use = "a purge does nothing until it is run"]
 pub struct Purge<'a> {

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 /// let database = DatabaseOptions::new("sqlite::memory:").acquire_timeout(Duration::from_secs(1)).connect().await?;
 /// let cache = larder::Cache::new(database);
 /// assert!(!cache.exists("key").await?);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct DatabaseOptions {

@@ -32,20 +32,31 @@ fn digest_of(content: &str) -> Digest {
 
 /// Enqueues a digest of each file, and waits for the results.
 async fn digests(queue: &Queue, files: &[PathBuf]) -> Vec<Digest> {
-    let jobs: Vec<_> =
-        files.iter().map(|path| NewJob::new(&FileDigest { path: path.clone() })).collect();
-    let ids: Vec<JobId> =
-        queue.enqueue_many(jobs).await.unwrap().iter().map(|enqueued| enqueued.id).collect();
+    let jobs: Vec<_> = files
+        .iter()
+        .map(|path| NewJob::new(&FileDigest { path: path.clone() }))
+        .collect();
+    let ids: Vec<JobId> = queue
+        .enqueue_many(jobs)
+        .await
+        .unwrap()
+        .iter()
+        .map(|enqueued| enqueued.id)
+        .collect();
     let last = *ids.last().unwrap();
     eventually("all jobs finish", Duration::from_secs(120), async || {
         let counts = queue.counts().await.unwrap();
-        counts.iter().all(|count| count.status.is_finished()) && queue.get(last).await.unwrap().is_some()
+        counts.iter().all(|count| count.status.is_finished())
+            && queue.get(last).await.unwrap().is_some()
     })
     .await;
     let mut results = Vec::new();
     for id in ids {
         let job = queue.get(id).await.unwrap().unwrap();
-        assert_eq!((job.status, job.attempt, &job.error), (JobStatus::Done, 1, &None));
+        assert_eq!(
+            (job.status, job.attempt, &job.error),
+            (JobStatus::Done, 1, &None)
+        );
         results.push(serde_json::from_str(job.result.unwrap().get()).unwrap());
     }
     results
@@ -116,13 +127,18 @@ both_engines! {
 
 async fn reach(queue: &Queue, ticks_seen: usize) {
     let what = format!("{ticks_seen} ticks have come");
-    eventually(&what, Duration::from_secs(60), async || ticks(queue).await.len() >= ticks_seen)
-        .await;
+    eventually(&what, Duration::from_secs(60), async || {
+        ticks(queue).await.len() >= ticks_seen
+    })
+    .await;
 }
 
 /// The jobs of the schedule, by their tick.
 async fn ticks(queue: &Queue) -> BTreeMap<DateTime<Utc>, Vec<JobRecord>> {
-    let filter = JobFilter { limit: 1_000, ..JobFilter::default() };
+    let filter = JobFilter {
+        limit: 1_000,
+        ..JobFilter::default()
+    };
     let mut ticks: BTreeMap<_, Vec<JobRecord>> = BTreeMap::new();
     for job in queue.list(&filter).await.unwrap() {
         if job.schedule.as_deref() == Some("every-second") {

@@ -6,7 +6,9 @@ mod support;
 mod cache;
 #[cfg(feature = "worker")]
 mod cron_oracle;
+#[cfg(feature = "cli")]
+mod fleet;
 #[cfg(feature = "worker")]
 mod queue;
 #[cfg(feature = "cli")]
-mod fleet;
+mod readme;

@@ -234,7 +234,10 @@ impl WorkerProcess {
         let stderr = child.stderr.take().unwrap();
         let (lines, log) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in std::io::BufReader::new(stderr)
+                .lines()
+                .map_while(Result::ok)
+            {
                 if lines.send(line).is_err() {
                     return;
                 }
@@ -246,8 +249,9 @@ impl WorkerProcess {
     pub(crate) fn wait_until_ready(&mut self) {
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         let mut seen = Vec::new();
-        while let Ok(line) =
-            self.log.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
+        while let Ok(line) = self
+            .log
+            .recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
         {
             if line.starts_with("ready") {
                 return;
@@ -260,7 +264,10 @@ impl WorkerProcess {
     /// SIGTERM, and the exit status that comes of it.
     pub(crate) fn terminate(mut self) -> Option<i32> {
         let id = self.child.id().to_string();
-        std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        std::process::Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap();
         self.child.wait().unwrap().code()
     }
 
