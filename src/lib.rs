@@ -1,6 +1,8 @@
 //! larder
 
 pub mod cache;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 pub mod database;
 mod error;
