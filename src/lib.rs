@@ -53,6 +53,8 @@
 //! the jobs that ship; `cli`, the default, adds the command.
 
 pub mod cache;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 pub mod database;
 mod error;

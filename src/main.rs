@@ -1,2 +1,5 @@
 //! The `larder` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    larder::cli::main(larder::jobs::all(), larder::jobs::default_schedule())
+}

@@ -6,6 +6,7 @@ mod handler;
 mod listen;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -119,7 +120,6 @@ pub enum Ended {
 /// assert_eq!(job.result.unwrap().get(), "144");
 /// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
-#[derive(Debug)]
 pub struct Worker {
     cache: Cache,
     queue: Queue,
@@ -127,6 +127,18 @@ pub struct Worker {
     handlers: Handlers,
     data: Extensions,
     schedules: Vec<ScheduleEntry>,
+    on_ready: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("queue", &self.queue)
+            .field("options", &self.options)
+            .field("handlers", &self.handlers)
+            .field("schedules", &self.schedules)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Worker {
@@ -154,6 +166,7 @@ impl Worker {
             handlers: Handlers::default(),
             data: Extensions::new(),
             schedules: Vec::new(),
+            on_ready: Box::new(|| ()),
         }
     }
 
@@ -203,6 +216,13 @@ impl Worker {
     #[must_use]
     pub fn schedule(mut self, entry: ScheduleEntry) -> Self {
         self.schedules.push(entry);
+        self
+    }
+
+    /// Calls `ready` once, when it is there for the fleet to see and begins to fetch.
+    #[must_use]
+    pub fn on_ready(mut self, ready: impl FnOnce() + Send + 'static) -> Self {
+        self.on_ready = Box::new(ready);
         self
     }
 
@@ -271,6 +291,7 @@ impl Running {
             handlers,
             data,
             schedules,
+            on_ready,
         } = worker;
         let database = queue.database().clone();
         let id = JobId(Uuid::now_v7());
@@ -361,7 +382,8 @@ impl Running {
             stop: fetching.clone(),
             serve,
         };
-        tracing::info!(worker.id = %id, "ready to run jobs");
+        tracing::debug!(worker.id = %id, "ready to run jobs");
+        on_ready();
         Ok(Self {
             database,
             presence,

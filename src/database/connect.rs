@@ -107,6 +107,15 @@ impl DatabaseOptions {
         self
     }
 
+    /// Whether it names an SQLite file that is not there yet: opening the database would make it.
+    #[must_use]
+    pub fn would_create_file(&self) -> bool {
+        matches!(engine_of(&self.url), Ok(Engine::Sqlite))
+            && !is_memory(&self.url)
+            && SqliteConnectOptions::from_str(&self.url)
+                .is_ok_and(|options| !options.get_filename().exists())
+    }
+
     /// Opens the database.
     ///
     /// # Errors
