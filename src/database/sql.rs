@@ -53,11 +53,11 @@ pub const PAIRS: [Pair; 10] = [
         sqlite: "",
         postgres: "FOR UPDATE SKIP LOCKED",
     },
-    // Wakes the workers of other processes when the transaction commits.
+    // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts.
     Pair {
         name: "notify",
         sqlite: "",
-        postgres: ", CASE WHEN due THEN pg_notify('larder_job', @schema || '/' || queue) END",
+        postgres: ", pg_notify('larder_job', @schema || '/' || queue)",
     },
     Pair {
         name: "clock",
@@ -265,11 +265,17 @@ statements! {
         finished_at = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE $3 END FROM {each:$1} AS e \
         WHERE job.id = {uuid:e.value->>0} AND job.worker = $2 AND job.status = 'running' \
         AND job.attempt = CAST(e.value->>1 AS integer)";
-    JobRelease: "UPDATE {job} AS job SET status = 'queued', due = TRUE, worker = NULL, started_at = NULL, \
+    // The attempt is given back three times; then it counts, and a job that has spent them all ends.
+    JobRelease: "UPDATE {job} AS job SET worker = NULL, started_at = NULL, released = job.released + 1, \
         attempt = CASE WHEN job.released < 3 THEN job.attempt - 1 ELSE job.attempt END, \
-        released = job.released + 1 FROM {each:$1} AS e \
+        status = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN 'queued' ELSE 'dead' END, \
+        due = job.released < 3 OR job.attempt < job.max_attempts, \
+        finished_at = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN NULL ELSE $3 END, \
+        error = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN job.error \
+        ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e \
         WHERE job.id = {uuid:e.value->>0} AND job.worker = $2 AND job.status = 'running' \
         AND job.attempt = CAST(e.value->>1 AS integer)";
+    JobHeld: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running'";
     // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends.
     JobRescue: "UPDATE {job} SET status = CASE WHEN attempt < max_attempts THEN 'queued' ELSE 'dead' END, \
         due = attempt < max_attempts, finished_at = CASE WHEN attempt < max_attempts THEN NULL ELSE $1 END, \
@@ -288,7 +294,8 @@ statements! {
 
     ScheduleSave: "INSERT INTO {schedule} AS schedule (name, definition, until, updated_at) VALUES ($1, $2, $3, $3) \
         ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at, \
-        until = CASE WHEN $4 THEN excluded.until ELSE schedule.until END";
+        until = CASE WHEN $4 THEN excluded.until ELSE schedule.until END \
+        WHERE CAST(schedule.definition AS text) = $5";
     ScheduleGet: "SELECT name, definition, until, last_tick, last_job, paused_at FROM {schedule} WHERE name = $1";
     ScheduleList: "SELECT name, definition, until, last_tick, last_job, paused_at FROM {schedule} ORDER BY name";
     // Compare and set: of all workers that see a tick, the one whose update counts enqueues its job.
