@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
 
-/// Jobs whose time has come that are made due in one statement, and jobs that are claimed in one.
+/// Jobs that are claimed in one statement.
 const BATCH: i64 = 1_000;
 /// Whatever is asked for, lost claims are looked for this often.
 const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
@@ -227,7 +227,7 @@ impl Fetcher {
     async fn make_due(&self, now: Timestamp) -> Result<()> {
         let mut connection = self.database.write().await?;
         let mut tx = connection.tx();
-        query!(self.database, tx, execute, Sql::JobMakeDue, now, BATCH)?;
+        query!(self.database, tx, execute, Sql::JobMakeDue, now)?;
         Ok(())
     }
 

@@ -7,4 +7,6 @@ mod cache;
 #[cfg(feature = "worker")]
 mod cron_oracle;
 #[cfg(feature = "worker")]
+mod plans_queue;
+#[cfg(feature = "worker")]
 mod queue;
