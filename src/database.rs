@@ -119,6 +119,7 @@ tx_from! {
 #[must_use = "a transaction that is not committed rolls back"]
 pub struct Transaction {
     inner: OwnedTransaction,
+    database: Database,
 }
 
 #[derive(Debug)]
@@ -137,6 +138,8 @@ impl Transaction {
             OwnedTransaction::Sqlite(tx) => tx.commit().await?,
             OwnedTransaction::Postgres(tx) => tx.commit().await?,
         }
+        // It may have enqueued jobs, which this process's workers see from now on.
+        self.database.announce();
         Ok(())
     }
 
@@ -237,7 +240,34 @@ impl Database {
             }
             Pool::Postgres(pool) => OwnedTransaction::Postgres(pool.begin().await?),
         };
-        Ok(Transaction { inner })
+        Ok(Transaction {
+            inner,
+            database: self.clone(),
+        })
+    }
+
+    /// The same database with connections of its own, for those who must not wait until others give theirs back.
+    /// SQLite has one writer whatever the number of connections, and shares them.
+    #[cfg(feature = "worker")]
+    pub(crate) fn apart(&self, connections: u32) -> Self {
+        let Pool::Postgres(pool) = &self.inner.pool else {
+            return self.clone();
+        };
+        let options = pool
+            .options()
+            .clone()
+            .min_connections(0)
+            .max_connections(connections);
+        Self {
+            inner: Arc::new(Inner {
+                pool: Pool::Postgres(options.connect_lazy_with((*pool.connect_options()).clone())),
+                statements: sql::Statements::render(Engine::Postgres, &self.inner.schema),
+                schema: self.inner.schema.clone(),
+                clock: self.inner.clock.clone(),
+                prepared: self.inner.prepared,
+                enqueued: self.inner.enqueued.clone(),
+            }),
+        }
     }
 
     /// Closes its connections and waits until they are closed. On SQLite the last one folds the write-ahead log into
@@ -352,7 +382,7 @@ pub(crate) struct Wakeups {
 
 #[cfg(feature = "worker")]
 impl Wakeups {
-    /// Returns when somebody has enqueued a job that is due, or the connection was lost and made anew.
+    /// Returns when somebody has enqueued a job, or the connection was lost and made anew.
     pub(crate) async fn next(&mut self) -> Result<()> {
         loop {
             match self.listener.try_recv().await? {

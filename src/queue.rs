@@ -7,6 +7,8 @@ mod enqueue;
 pub(crate) mod fetch;
 #[cfg(feature = "worker")]
 pub(crate) mod finish;
+#[cfg(feature = "worker")]
+pub(crate) mod held;
 mod job;
 #[cfg(feature = "worker")]
 pub(crate) mod presence;
@@ -83,6 +85,15 @@ impl Queue {
     pub fn with_max_attempts(mut self, attempts: u16) -> Self {
         self.max_attempts = attempts.clamp(1, i16::MAX.unsigned_abs());
         self
+    }
+
+    /// The same jobs, over other connections.
+    #[cfg(feature = "worker")]
+    pub(crate) fn over(&self, database: &Database) -> Self {
+        Self {
+            database: database.clone(),
+            ..*self
+        }
     }
 
     /// The database that it is in.

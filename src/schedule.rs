@@ -14,7 +14,7 @@ pub(crate) use plan::{Policy, plan};
 pub(crate) use scheduler::Scheduler;
 
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, query};
+use crate::database::{Database, JsonText, Sql, Tx, query};
 use crate::error::Result;
 use crate::queue::{Enqueued, JobId, NewJob, Queue};
 
@@ -150,12 +150,11 @@ impl ScheduleEntry {
     /// # Errors
     /// Where the database fails.
     pub async fn run_now(&self, queue: &Queue) -> Result<Enqueued> {
-        let enqueued = queue
-            .enqueue_new(self.job.clone().of_schedule(&self.name, None))
-            .await?;
         let database = queue.database();
-        let mut connection = database.write().await?;
-        let mut tx = connection.tx();
+        let mut transaction = database.begin().await?;
+        let mut tx = Tx::from(&mut transaction);
+        let job = self.job.clone().of_schedule(&self.name, None);
+        let enqueued = queue.enqueue_new(job).in_tx(tx.reborrow()).await?;
         query!(
             database,
             tx,
@@ -164,6 +163,7 @@ impl ScheduleEntry {
             &self.name,
             enqueued.id
         )?;
+        transaction.commit().await?;
         Ok(enqueued)
     }
 }

@@ -4,19 +4,14 @@ mod context;
 mod dispatch;
 mod handler;
 mod listen;
+mod running;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apalis_core::task::extensions::Extensions;
-use apalis_core::worker::builder::WorkerBuilder;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 pub use apalis_core::task::data::Data;
 pub use context::{JobContext, JobError};
@@ -24,14 +19,11 @@ pub use dispatch::in_handler;
 pub use handler::{Handler, Handlers, Registered};
 
 use crate::cache::Cache;
-use crate::database::{Database, Engine};
+use crate::database::Database;
 use crate::error::Result;
-use crate::queue::backend::JobBackend;
-use crate::queue::fetch::{FetchOptions, Fetcher};
-use crate::queue::finish::Finisher;
-use crate::queue::presence::Presence;
-use crate::queue::{Backoff, Job, JobId, Queue};
-use crate::schedule::{ScheduleEntry, Scheduler};
+use crate::queue::{Backoff, Job, Queue};
+use crate::schedule::ScheduleEntry;
+use running::Running;
 
 /// How a worker works. The defaults are those of `larder.toml`.
 #[derive(Clone, Debug)]
@@ -261,209 +253,5 @@ impl Worker {
         self.data.insert(self.queue.clone());
         let running = Running::start(self).await?;
         running.until(signal, force).await
-    }
-}
-
-/// The tasks of a worker at work.
-struct Running {
-    database: Database,
-    presence: Arc<Presence>,
-    shutdown_timeout: Duration,
-    fetcher: JoinHandle<()>,
-    finisher: JoinHandle<()>,
-    /// Told to stop at the beginning of the drain, and at its end.
-    fetching: CancellationToken,
-    present: CancellationToken,
-    /// Told when handlers that still run are to be given up.
-    give_up: CancellationToken,
-    background: Vec<JoinHandle<()>>,
-    /// The apalis workers, one a queue; the fetcher starts them.
-    apalis: Arc<Mutex<Vec<JoinHandle<()>>>>,
-    workers: Vec<JoinHandle<()>>,
-}
-
-impl Running {
-    async fn start(worker: Worker) -> Result<Self> {
-        let Worker {
-            cache: _,
-            queue,
-            options,
-            handlers,
-            data,
-            schedules,
-            on_ready,
-        } = worker;
-        let database = queue.database().clone();
-        let id = JobId(Uuid::now_v7());
-        let names = handlers.names();
-        let presence = Arc::new(Presence {
-            database: database.clone(),
-            worker: id,
-            names: names.clone(),
-            heartbeat: options.heartbeat,
-            rescue_after: options.rescue_after,
-        });
-        presence.beat().await?;
-        presence.rescue().await?;
-        let scheduler = Scheduler::load(queue, schedules).await?;
-        if options.once {
-            scheduler.catch_up().await?;
-        }
-
-        let (fetching, present, give_up) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
-        let (finished, outcomes) = mpsc::unbounded_channel();
-        let finisher = Finisher {
-            database: database.clone(),
-            worker: id,
-            finished: outcomes,
-        };
-        let finisher = tokio::spawn(finisher.run());
-        let wake = Arc::new(Notify::new());
-        let mut background = vec![tokio::spawn({
-            let (presence, present) = (presence.clone(), present.clone());
-            async move { presence.run(present).await }
-        })];
-        if options.listen && database.engine() == Engine::Postgres {
-            background.push(tokio::spawn(listen::run(
-                database.clone(),
-                wake.clone(),
-                fetching.clone(),
-            )));
-        }
-        if !options.once {
-            background.push(tokio::spawn(scheduler.run(fetching.clone())));
-        }
-
-        let apalis = Arc::new(Mutex::new(Vec::new()));
-        let dispatch = dispatch::Dispatch {
-            handlers: Arc::new(handlers),
-            data,
-            finished,
-            clock: database.clock().clone(),
-            backoff: options.backoff,
-            give_up: give_up.clone(),
-        };
-        let workers = apalis.clone();
-        let serve = Box::new(move |queue: &str, backend: JobBackend| {
-            let worker = WorkerBuilder::new(format!("{queue}-{}", id.0))
-                .backend(backend)
-                .build(dispatch.clone());
-            let name = queue.to_owned();
-            let task = tokio::spawn(async move {
-                if let Err(error) = worker.run().await {
-                    tracing::error!(queue = name, %error, "the queue's apalis worker failed");
-                }
-            });
-            workers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(task);
-        });
-        let poll_interval = options.poll_interval.unwrap_or(match database.engine() {
-            Engine::Sqlite => Duration::from_millis(50),
-            Engine::Postgres => Duration::from_secs(1),
-        });
-        let fetcher = Fetcher {
-            database: database.clone(),
-            worker: id,
-            options: FetchOptions {
-                names,
-                queues: options.queues,
-                concurrency: options.concurrency,
-                queue_concurrency: options.queue_concurrency,
-                poll_interval,
-                once: options.once,
-            },
-            wake,
-            stop: fetching.clone(),
-            serve,
-        };
-        tracing::debug!(worker.id = %id, "ready to run jobs");
-        on_ready();
-        Ok(Self {
-            database,
-            presence,
-            shutdown_timeout: options.shutdown_timeout,
-            fetcher: tokio::spawn(fetcher.run()),
-            finisher,
-            fetching,
-            present,
-            give_up,
-            background,
-            apalis,
-            workers: Vec::new(),
-        })
-    }
-
-    async fn until(
-        mut self,
-        signal: impl Future<Output = ()>,
-        force: impl Future<Output = ()>,
-    ) -> Result<Ended> {
-        tokio::select! {
-            () = signal => tracing::info!(
-                shutdown_timeout_ms = self.shutdown_timeout.as_millis(), "stopping: running jobs may finish"
-            ),
-            // With `once`, the fetcher ends by itself.
-            _ = &mut self.fetcher => {}
-        }
-        self.fetching.cancel();
-        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
-        let mut ended = Ended::Drained;
-        tokio::select! {
-            () = self.finish_jobs() => {}
-            () = tokio::time::sleep_until(deadline) => tracing::warn!("shutdown_timeout is over, jobs go back to their queue"),
-            () = force => {
-                ended = Ended::Forced;
-                tracing::warn!("told twice to stop, jobs go back to their queue");
-            }
-        }
-        self.give_up.cancel();
-        let second = tokio::time::Instant::now() + Duration::from_secs(1);
-        let last = if ended == Ended::Forced {
-            second
-        } else {
-            second.max(deadline)
-        };
-        let written = tokio::time::timeout_at(last, async {
-            self.finish_jobs().await;
-            (&mut self.finisher).await
-        });
-        if written.await.is_err() {
-            tracing::error!(
-                "the database took not all outcomes in time; their jobs will be rescued and run again"
-            );
-        }
-        self.present.cancel();
-        for task in self.background.drain(..) {
-            task.abort();
-            let _ = task.await;
-        }
-        if let Ok(Err(error)) =
-            tokio::time::timeout(Duration::from_secs(1), self.presence.end()).await
-        {
-            tracing::debug!(%error, "cannot take leave; the fleet will notice");
-        }
-        tracing::info!("stopped");
-        Ok(ended)
-    }
-
-    /// Waits until the fetcher has ended and every claimed job has an outcome.
-    async fn finish_jobs(&mut self) {
-        if !self.fetcher.is_finished() {
-            let _ = (&mut self.fetcher).await;
-        }
-        self.workers
-            .append(&mut self.apalis.lock().unwrap_or_else(PoisonError::into_inner));
-        for worker in &mut self.workers {
-            // Whoever waits may give up and come back: what has ended is not waited for again.
-            if !worker.is_finished() {
-                let _ = worker.await;
-            }
-        }
     }
 }

@@ -53,11 +53,11 @@ pub const PAIRS: [Pair; 10] = [
         sqlite: "",
         postgres: "FOR UPDATE SKIP LOCKED",
     },
-    // Wakes the workers of other processes when the transaction commits.
+    // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts.
     Pair {
         name: "notify",
         sqlite: "",
-        postgres: ", CASE WHEN due THEN pg_notify('larder_job', @schema || '/' || queue) END",
+        postgres: ", pg_notify('larder_job', @schema || '/' || queue)",
     },
     Pair {
         name: "clock",
@@ -242,34 +242,46 @@ statements! {
         ORDER BY queue, name, status";
     JobUnfinished: "SELECT COUNT(*) FROM {job} WHERE id = $1 AND status IN ('queued', 'running')";
     JobNextWaiting: "SELECT MIN(run_at) FROM {job} WHERE status = 'queued' AND NOT due";
+    // A limit that is written out is one that PostgreSQL plans for.
+    //
+    // The statements on a batch check its rows again, in case somebody else had them first. `IS TRUE` keeps engines
+    // from reading a partial index to its end for that, instead of finding the rows by id.
     JobMakeDue: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
-        WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT $2 {skip_locked}) \
-        UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id AND status = 'queued' AND NOT due";
-    // The names of queues by one step of the index each, however many jobs are ready.
+        WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT 1000 {skip_locked}) \
+        UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id AND (status = 'queued' AND NOT due) IS TRUE";
+    // The names of queues by one step of the index each, however many jobs are ready. An EXISTS would be a join to
+    // PostgreSQL, which reads them all.
     JobReadyQueues: concat!("WITH RECURSIVE ready (queue) AS (\
         SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due ORDER BY job.queue LIMIT 1) \
         UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due \
         AND job.queue > ready.queue ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL) \
-        SELECT ready.queue FROM ready WHERE ready.queue IS NOT NULL AND EXISTS (SELECT 1 FROM {job} AS job \
-        WHERE job.queue = ready.queue AND job.status = 'queued' AND job.due AND ", known!("$1"), ")");
+        SELECT ready.queue FROM ready WHERE ready.queue IS NOT NULL AND (SELECT job.id FROM {job} AS job \
+        WHERE job.queue = ready.queue AND job.status = 'queued' AND job.due AND ", known!("$1"),
+        " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL");
     JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
         WHERE queue = $1 AND status = 'queued' AND due AND ", known!("$2"),
         " ORDER BY priority DESC, run_at, id LIMIT $3 {skip_locked}) \
         UPDATE {job} SET status = 'running', worker = $4, attempt = attempt + 1, started_at = $5, \
-        finished_at = NULL FROM batch WHERE id = batch_id AND status = 'queued' AND due \
+        finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE \
         RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload");
-    // One row an attempt: id, attempt, status, due, milliseconds of run_at or null, result, error.
+    // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error.
     JobFinish: "UPDATE {job} AS job SET status = e.value->>2, due = FALSE, \
         run_at = COALESCE({time:e.value->>3}, job.run_at), result = {json:e.value->>4}, error = e.value->>5, \
         worker = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE job.worker END, \
         finished_at = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE $3 END FROM {each:$1} AS e \
-        WHERE job.id = {uuid:e.value->>0} AND job.worker = $2 AND job.status = 'running' \
+        WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
         AND job.attempt = CAST(e.value->>1 AS integer)";
-    JobRelease: "UPDATE {job} AS job SET status = 'queued', due = TRUE, worker = NULL, started_at = NULL, \
+    // The attempt is given back three times; then it counts, and a job that has spent them all ends.
+    JobRelease: "UPDATE {job} AS job SET worker = NULL, started_at = NULL, released = job.released + 1, \
         attempt = CASE WHEN job.released < 3 THEN job.attempt - 1 ELSE job.attempt END, \
-        released = job.released + 1 FROM {each:$1} AS e \
-        WHERE job.id = {uuid:e.value->>0} AND job.worker = $2 AND job.status = 'running' \
+        status = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN 'queued' ELSE 'dead' END, \
+        due = job.released < 3 OR job.attempt < job.max_attempts, \
+        finished_at = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN NULL ELSE $3 END, \
+        error = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN job.error \
+        ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e \
+        WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
         AND job.attempt = CAST(e.value->>1 AS integer)";
+    JobHeld: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running'";
     // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends.
     JobRescue: "UPDATE {job} SET status = CASE WHEN attempt < max_attempts THEN 'queued' ELSE 'dead' END, \
         due = attempt < max_attempts, finished_at = CASE WHEN attempt < max_attempts THEN NULL ELSE $1 END, \
@@ -288,7 +300,8 @@ statements! {
 
     ScheduleSave: "INSERT INTO {schedule} AS schedule (name, definition, until, updated_at) VALUES ($1, $2, $3, $3) \
         ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at, \
-        until = CASE WHEN $4 THEN excluded.until ELSE schedule.until END";
+        until = CASE WHEN $4 THEN excluded.until ELSE schedule.until END \
+        WHERE CAST(schedule.definition AS text) = $5";
     ScheduleGet: "SELECT name, definition, until, last_tick, last_job, paused_at FROM {schedule} WHERE name = $1";
     ScheduleList: "SELECT name, definition, until, last_tick, last_job, paused_at FROM {schedule} ORDER BY name";
     // Compare and set: of all workers that see a tick, the one whose update counts enqueues its job.

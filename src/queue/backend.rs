@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tower::layer::util::Identity;
 
 use super::JobId;
+use super::held::Hold;
 use crate::clock::Timestamp;
 
 /// A job that this worker has claimed, and the slot that it takes up until its handler has ended.
@@ -29,6 +30,7 @@ pub(crate) struct Claimed {
     pub(crate) schedule: Option<String>,
     pub(crate) tick: Option<Timestamp>,
     pub(crate) payload: String,
+    pub(crate) hold: Hold,
     pub(crate) slot: Slot,
 }
 

@@ -266,6 +266,8 @@ impl Batch {
                 ));
             }
         }
+        // Two batches that share keys take them in the same order, so that neither waits for the other for ever.
+        batch.rows.sort_by(|a, b| (&a.5, &a.1).cmp(&(&b.5, &b.1)));
         Ok(batch)
     }
 }

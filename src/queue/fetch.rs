@@ -2,19 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::JobId;
 use super::backend::{Claimed, JobBackend, Slot};
-use super::{JobId, to_delta};
+use super::held::Held;
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// Jobs whose time has come that are made due in one statement.
-const DUE_BATCH: i64 = 1_000;
+/// Jobs that are claimed in one statement.
+const BATCH: i64 = 1_000;
+/// Whatever is asked for, lost claims are looked for this often.
+const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
 /// The first and the longest wait while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -28,6 +31,8 @@ pub(crate) struct FetchOptions {
     pub(crate) concurrency: usize,
     pub(crate) queue_concurrency: BTreeMap<String, usize>,
     pub(crate) poll_interval: Duration,
+    /// How often it looks for claims that were lost.
+    pub(crate) audit_interval: Duration,
     /// End when nothing is ready and nothing runs.
     pub(crate) once: bool,
 }
@@ -48,6 +53,7 @@ struct Served {
     name: Arc<str>,
     slots: Arc<Semaphore>,
     claimed: mpsc::UnboundedSender<Claimed>,
+    concurrency: usize,
 }
 
 /// What one round found.
@@ -59,6 +65,22 @@ enum Round {
         next: Option<Timestamp>,
         blocked: bool,
     },
+}
+
+/// What the fetcher keeps from one round to the next.
+#[derive(Default)]
+struct State {
+    served: HashMap<String, Served>,
+    freed: Arc<Notify>,
+    held: Held,
+}
+
+impl State {
+    fn nothing_runs(&self) -> bool {
+        self.served
+            .values()
+            .all(|queue| queue.slots.available_permits() == queue.concurrency)
+    }
 }
 
 impl Fetcher {
@@ -75,20 +97,32 @@ impl Fetcher {
             .to_string(),
         );
         let mut announced = self.database.announcements();
-        let freed = Arc::new(Notify::new());
-        let mut served: HashMap<String, Served> = HashMap::new();
+        let mut state = State::default();
         let mut away: Option<Duration> = None;
+        let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
+        let mut audit_at = Instant::now() + audit_interval;
         while !self.stop.is_cancelled() {
             announced.mark_unchanged();
-            let wait = match self.round(&names, &mut served, &freed).await {
+            // Where a round failed, its claims may have been made all the same.
+            let audit = away.is_some() || audit_at <= Instant::now();
+            let round = async {
+                if audit {
+                    self.audit(&state.held).await?;
+                }
+                self.round(&names, &mut state).await
+            };
+            let wait = match round.await {
                 Ok(round) => {
+                    if audit {
+                        audit_at = Instant::now() + audit_interval;
+                    }
                     if away.take().is_some() {
                         tracing::info!("the database is back, fetching jobs again");
                     }
                     match round {
                         Round::Claimed => continue,
                         Round::Idle { next, blocked } => {
-                            if self.options.once && !blocked && self.nothing_runs(&served) {
+                            if self.options.once && !blocked && state.nothing_runs() {
                                 return;
                             }
                             self.idle_wait(next)
@@ -106,17 +140,11 @@ impl Fetcher {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = self.wake.notified() => {}
-                () = freed.notified() => {}
+                () = state.freed.notified() => {}
                 _ = announced.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
-    }
-
-    fn nothing_runs(&self, served: &HashMap<String, Served>) -> bool {
-        served
-            .iter()
-            .all(|(name, queue)| queue.slots.available_permits() == self.concurrency_of(name))
     }
 
     fn concurrency_of(&self, queue: &str) -> usize {
@@ -125,6 +153,7 @@ impl Fetcher {
             .get(queue)
             .copied()
             .unwrap_or(self.options.concurrency)
+            .clamp(1, Semaphore::MAX_PERMITS)
     }
 
     /// Until the next poll, or until a waiting job's time if that is sooner.
@@ -138,21 +167,18 @@ impl Fetcher {
         })
     }
 
-    async fn round(
-        &self,
-        names: &JsonText,
-        served: &mut HashMap<String, Served>,
-        freed: &Arc<Notify>,
-    ) -> Result<Round> {
+    async fn round(&self, names: &JsonText, state: &mut State) -> Result<Round> {
         let now = self.database.clock().now();
-        let (mut next, ready) = self.look(names).await?;
-        let mut ready = ready;
+        let (mut next, mut ready) = self.look(names).await?;
         if next.is_some_and(|next| next <= now) {
             self.make_due(now).await?;
             (next, ready) = self.look(names).await?;
         }
         let (mut claimed_any, mut blocked) = (false, false);
         for name in ready {
+            if self.stop.is_cancelled() {
+                break;
+            }
             if self
                 .options
                 .queues
@@ -161,11 +187,15 @@ impl Fetcher {
             {
                 continue;
             }
-            if !served.contains_key(&name) {
-                let queue = self.take_up(&name);
-                served.insert(name.clone(), queue);
+            // An apalis worker that has ended is followed by another.
+            if state
+                .served
+                .get(&name)
+                .is_none_or(|queue| queue.claimed.is_closed())
+            {
+                state.served.insert(name.clone(), self.take_up(&name));
             }
-            let Some(queue) = served.get(&name) else {
+            let Some(queue) = state.served.get(&name) else {
                 continue;
             };
             let free = queue.slots.available_permits();
@@ -173,7 +203,7 @@ impl Fetcher {
                 blocked = true;
                 continue;
             }
-            claimed_any |= self.claim(queue, names, free, now, freed).await?;
+            claimed_any |= self.claim(queue, names, free, now, state).await?;
         }
         Ok(if claimed_any {
             Round::Claimed
@@ -195,23 +225,57 @@ impl Fetcher {
     }
 
     async fn make_due(&self, now: Timestamp) -> Result<()> {
-        loop {
-            let mut connection = self.database.write().await?;
-            let mut tx = connection.tx();
-            let made = query!(self.database, tx, execute, Sql::JobMakeDue, now, DUE_BATCH)?;
-            if made < DUE_BATCH.unsigned_abs() {
-                return Ok(());
-            }
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        query!(self.database, tx, execute, Sql::JobMakeDue, now)?;
+        Ok(())
+    }
+
+    /// Gives back the jobs that are this worker's by their row, and of which it knows nothing.
+    async fn audit(&self, held: &Held) -> Result<()> {
+        let mut connection = self.database.read().await?;
+        let mut tx = connection.tx();
+        let rows: Vec<(JobId, i32)> =
+            query!(self.database, tx, fetch_all, Sql::JobHeld, self.worker)?;
+        drop(connection);
+        let lost: Vec<_> = rows
+            .into_iter()
+            .filter(|(id, attempt)| !held.contains(*id, *attempt))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
         }
+        let now = self.database.clock().now();
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        let rows = JsonText(serde_json::json!(lost).to_string());
+        let given_back = query!(
+            self.database,
+            tx,
+            execute,
+            Sql::JobRelease,
+            rows,
+            self.worker,
+            now
+        )?;
+        if given_back > 0 {
+            tracing::warn!(
+                jobs = given_back,
+                "gave back jobs whose claim was lost with its connection"
+            );
+        }
+        Ok(())
     }
 
     fn take_up(&self, name: &str) -> Served {
         let (claimed, receiver) = mpsc::unbounded_channel();
         (self.serve)(name, JobBackend { claimed: receiver });
+        let concurrency = self.concurrency_of(name);
         Served {
             name: name.into(),
-            slots: Arc::new(Semaphore::new(self.concurrency_of(name))),
+            slots: Arc::new(Semaphore::new(concurrency)),
             claimed,
+            concurrency,
         }
     }
 
@@ -222,7 +286,7 @@ impl Fetcher {
         names: &JsonText,
         free: usize,
         now: Timestamp,
-        freed: &Arc<Notify>,
+        state: &State,
     ) -> Result<bool> {
         type Row = (
             JobId,
@@ -235,7 +299,7 @@ impl Fetcher {
             Timestamp,
             JsonText,
         );
-        let limit = i64::try_from(free).unwrap_or(i64::MAX);
+        let limit = i64::try_from(free).unwrap_or(BATCH).min(BATCH);
         let mut rows: Vec<Row> = {
             let mut connection = self.database.write().await?;
             let mut tx = connection.tx();
@@ -265,20 +329,15 @@ impl Fetcher {
                 schedule,
                 tick,
                 payload: payload.0,
+                hold: state.held.hold(id, attempt),
                 slot: Slot {
                     permit,
-                    freed: freed.clone(),
+                    freed: state.freed.clone(),
                 },
             };
-            if queue.claimed.send(claimed).is_err() {
-                return Err(Error::invalid("the queue's apalis worker has ended"));
-            }
+            // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
+            let _ = queue.claimed.send(claimed);
         }
         Ok(any)
     }
-}
-
-/// When a worker that was last seen at this instant or before counts as gone.
-pub(crate) fn rescue_deadline(now: Timestamp, rescue_after: Duration) -> Timestamp {
-    now.saturating_add(-to_delta(rescue_after))
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::JobId;
+use super::backend::Slot;
+use super::held::Hold;
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Attempts in one statement.
 const BATCH: usize = 500;
@@ -18,14 +20,18 @@ const BATCH: usize = 500;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// What came of an attempt.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) id: JobId,
     pub(crate) attempt: i32,
     pub(crate) outcome: Outcome,
+    /// The attempt is this worker's until its outcome is written.
+    pub(crate) _hold: Hold,
+    /// Where it is tried again the slot too: the fetcher, woken by it, then sees when that is.
+    pub(crate) _slot: Option<Slot>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// Its result's JSON.
     Done { result: String },
@@ -83,80 +89,75 @@ impl Finisher {
     async fn write(&self, batch: &[Finished]) {
         let mut away: Option<Duration> = None;
         loop {
-            match self.try_write(batch).await {
-                Ok(()) => {
-                    if away.is_some() {
-                        tracing::info!("the database is back, outcomes of jobs are written");
+            let error = match self.try_write(batch).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            if !error.is_transient() {
+                // Refused for something that it holds: one by one, the rest must not suffer.
+                if let [finished] = batch {
+                    if self.write_refused(finished, &error).await.is_ok() {
+                        break;
                     }
-                    return;
-                }
-                Err(error) if !error.is_transient() => return self.write_each(batch).await,
-                Err(error) => {
-                    let wait = away.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
-                    if away.replace(wait).is_none() {
-                        tracing::warn!(%error, "cannot write the outcomes of jobs, trying until the database takes them");
+                } else {
+                    for finished in batch {
+                        Box::pin(self.write(std::slice::from_ref(finished))).await;
                     }
-                    tokio::time::sleep(wait).await;
+                    break;
                 }
             }
+            let wait = away.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
+            if away.replace(wait).is_none() {
+                tracing::warn!(%error, "cannot write the outcomes of jobs, trying until the database takes them");
+            }
+            tokio::time::sleep(wait).await;
+        }
+        if away.is_some() {
+            tracing::info!("the database is back, outcomes of jobs are written");
         }
     }
 
-    /// The database refused the batch for something that it holds: one by one, the rest must not suffer.
-    async fn write_each(&self, batch: &[Finished]) {
-        for finished in batch {
-            let Err(error) = self.try_write(std::slice::from_ref(finished)).await else {
-                continue;
-            };
-            if error.is_transient() {
-                Box::pin(self.write(std::slice::from_ref(finished))).await;
-                continue;
-            }
-            let refused = Finished {
-                outcome: Outcome::Dead {
-                    error: format!("its outcome could not be stored: {error}"),
-                },
-                ..finished.clone()
-            };
-            if let Err(error) = self.try_write(std::slice::from_ref(&refused)).await {
-                tracing::error!(job.id = %finished.id, %error, "cannot write the outcome of a job");
-            }
-        }
+    /// What the database does not take is the end of its job.
+    async fn write_refused(&self, finished: &Finished, error: &Error) -> Result<()> {
+        let message = format!("its outcome could not be stored: {error}");
+        let (id, attempt, ..) = finished.row();
+        self.execute(
+            Sql::JobFinish,
+            &[(id, attempt, "dead", None, None, Some(&message))],
+        )
+        .await?;
+        tracing::error!(job.id = %id, attempt, error = message, "the job is dead");
+        Ok(())
     }
 
     async fn try_write(&self, batch: &[Finished]) -> Result<()> {
         let (released, ended): (Vec<_>, Vec<_>) = batch
             .iter()
-            .partition(|finished| matches!(finished.outcome, Outcome::Released));
-        let mut connection = self.database.write().await?;
-        let mut tx = connection.tx();
-        if !ended.is_empty() {
-            let now = self.database.clock().now();
-            query!(
-                self.database,
-                tx,
-                execute,
-                Sql::JobFinish,
-                to_rows(&ended),
-                self.worker,
-                now
-            )?;
-        }
-        if !released.is_empty() {
-            query!(
-                self.database,
-                tx,
-                execute,
-                Sql::JobRelease,
-                to_rows(&released),
-                self.worker
-            )?;
+            .map(|finished| (finished, finished.row()))
+            .partition(|(finished, _)| matches!(finished.outcome, Outcome::Released));
+        for (statement, rows) in [(Sql::JobFinish, ended), (Sql::JobRelease, released)] {
+            if !rows.is_empty() {
+                let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+                self.execute(statement, &rows).await?;
+            }
         }
         Ok(())
     }
-}
 
-fn to_rows(batch: &[&Finished]) -> JsonText {
-    let rows: Vec<_> = batch.iter().map(|finished| finished.row()).collect();
-    JsonText(serde_json::json!(rows).to_string())
+    async fn execute(&self, statement: Sql, rows: &[Row<'_>]) -> Result<()> {
+        let rows = JsonText(serde_json::json!(rows).to_string());
+        let now = self.database.clock().now();
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        query!(
+            self.database,
+            tx,
+            execute,
+            statement,
+            rows,
+            self.worker,
+            now
+        )?;
+        Ok(())
+    }
 }

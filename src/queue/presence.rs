@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::JobId;
-use super::fetch::rescue_deadline;
+use super::to_delta;
+use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
 
@@ -46,12 +47,29 @@ impl Presence {
     /// Beats until it is told to stop, whatever handlers do, and rescues the jobs of those who no longer do.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let mut failing = false;
+        let mut last = self.database.clock().now();
+        let mut back_since: Option<Timestamp> = None;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.heartbeat) => {}
             }
-            match self.round().await {
+            let round = async {
+                self.database.measure_clock().await?;
+                self.beat().await?;
+                // Whoever was cut off cannot tell who is dead from who was cut off too, be it from a database that
+                // was away or in a machine that slept. It rescues nobody until the others had time to come back.
+                let now = self.database.clock().now();
+                if now.since(last) > self.rescue_after / 2 {
+                    back_since = Some(now);
+                }
+                last = now;
+                if back_since.is_none_or(|back| now.since(back) > self.rescue_after / 2) {
+                    self.rescue().await?;
+                }
+                Ok::<_, crate::Error>(())
+            };
+            match round.await {
                 Ok(()) => failing = false,
                 Err(error) if failing => tracing::debug!(%error, "still no heartbeat"),
                 Err(error) => {
@@ -62,21 +80,10 @@ impl Presence {
         }
     }
 
-    async fn round(&self) -> Result<()> {
-        self.database.measure_clock().await?;
-        self.beat().await?;
-        let rescued = self.rescue().await?;
-        if rescued > 0 {
-            tracing::warn!(jobs = rescued, "rescued jobs of a worker that fell silent");
-            self.database.announce();
-        }
-        Ok(())
-    }
-
     /// Returns to their queue the jobs whose worker has been silent for `rescue_after`.
-    pub(crate) async fn rescue(&self) -> Result<u64> {
+    pub(crate) async fn rescue(&self) -> Result<()> {
         let now = self.database.clock().now();
-        let deadline = rescue_deadline(now, self.rescue_after);
+        let deadline = now.saturating_add(-to_delta(self.rescue_after));
         let mut connection = self.database.write().await?;
         let mut tx = connection.tx();
         let error = format!(
@@ -92,9 +99,13 @@ impl Presence {
             deadline,
             error
         )?;
-        let long_ago = rescue_deadline(now, self.rescue_after * FORGET);
+        let long_ago = now.saturating_add(-to_delta(self.rescue_after.saturating_mul(FORGET)));
         query!(self.database, tx, execute, Sql::WorkerForget, long_ago)?;
-        Ok(rescued)
+        if rescued > 0 {
+            tracing::warn!(jobs = rescued, "rescued jobs of a worker that fell silent");
+            self.database.announce();
+        }
+        Ok(())
     }
 
     /// Takes leave.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Definition, Overlap, ScheduleEntry, ScheduleState, plan};
 use crate::clock::Timestamp;
-use crate::database::{JsonText, Sql, Tx, query};
+use crate::database::{Database, JsonText, Sql, Tx, query};
 use crate::error::{Error, Result};
 use crate::queue::{JobId, Queue};
 
@@ -26,7 +26,7 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// Makes these entries the fleet's: the definition last loaded counts. A name that is seen for the first time, and
-    /// an expression that was edited, start from now.
+    /// an expression that was edited, and an entry that is enabled again, start from now.
     pub(crate) async fn load(queue: Queue, entries: Vec<ScheduleEntry>) -> Result<Self> {
         let database = queue.database();
         for entry in &entries {
@@ -37,28 +37,8 @@ impl Scheduler {
                     entry.name
                 ))
             })?;
-            let known = ScheduleState::get(database, &entry.name).await?;
-            if known.as_ref().is_some_and(|known| known.definition == text) {
-                continue;
-            }
-            let edited = known
-                .and_then(|known| serde_json::from_str::<Definition>(&known.definition).ok())
-                .is_none_or(|known| {
-                    known.cron != definition.cron || known.timezone != definition.timezone
-                });
-            let now = database.clock().now();
-            let mut connection = database.write().await?;
-            let mut tx = connection.tx();
-            query!(
-                database,
-                tx,
-                execute,
-                Sql::ScheduleSave,
-                &entry.name,
-                JsonText(text),
-                now,
-                edited
-            )?;
+            // Compared and set: of two that load at once, the second must see what the first has made of it.
+            while !save(database, &entry.name, &definition, &text).await? {}
         }
         Ok(Self {
             queue,
@@ -93,7 +73,7 @@ impl Scheduler {
         // Looked at once at the start, and again when their next tick has come.
         let mut next: Vec<Option<DateTime<Utc>>> =
             vec![Some(DateTime::<Utc>::MIN_UTC); self.entries.len()];
-        let (mut failing, mut differing) = (false, HashSet::new());
+        let (mut failing, mut differing) = (HashSet::new(), HashSet::new());
         loop {
             let now = DateTime::<Utc>::from(self.queue.database().clock().now());
             for (entry, next) in self.entries.iter().zip(&mut next) {
@@ -102,7 +82,7 @@ impl Scheduler {
                 }
                 match self.look(entry).await {
                     Ok(look) => {
-                        failing = false;
+                        failing.remove(&entry.name);
                         *next = entry.cron.next_after(now);
                         if look == Look::Different {
                             if differing.insert(&entry.name) {
@@ -115,11 +95,10 @@ impl Scheduler {
                             differing.remove(&entry.name);
                         }
                     }
-                    Err(error) if failing => {
+                    Err(error) if !failing.insert(&entry.name) => {
                         tracing::debug!(schedule = entry.name, %error, "still no schedule")
                     }
                     Err(error) => {
-                        failing = true;
                         tracing::warn!(schedule = entry.name, %error, "cannot look at the schedule, trying until the database answers");
                     }
                 }
@@ -216,6 +195,44 @@ impl Scheduler {
         )?;
         Ok(unfinished > 0)
     }
+}
+
+/// Makes a definition the fleet's. Whether that is so; if not, the known one changed meanwhile.
+async fn save(
+    database: &Database,
+    name: &str,
+    definition: &Definition,
+    text: &str,
+) -> Result<bool> {
+    let known = ScheduleState::get(database, name)
+        .await?
+        .map(|known| known.definition);
+    if known.as_deref() == Some(text) {
+        return Ok(true);
+    }
+    let starts_anew = known
+        .as_deref()
+        .and_then(|known| serde_json::from_str::<Definition>(known).ok())
+        .is_none_or(|known| {
+            known.cron != definition.cron
+                || known.timezone != definition.timezone
+                || (definition.enabled && !known.enabled)
+        });
+    let now = database.clock().now();
+    let mut connection = database.write().await?;
+    let mut tx = connection.tx();
+    let saved = query!(
+        database,
+        tx,
+        execute,
+        Sql::ScheduleSave,
+        name,
+        JsonText(text.to_owned()),
+        now,
+        starts_anew,
+        known.as_deref()
+    )?;
+    Ok(saved > 0)
 }
 
 #[derive(PartialEq, Eq)]

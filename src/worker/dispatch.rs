@@ -95,12 +95,14 @@ impl Dispatch {
             }
         };
         // The finisher outlives every handler; without it there is nobody to tell.
+        let slot = matches!(outcome, Outcome::Retry { .. }).then_some(claimed.slot);
         let _ = self.finished.send(Finished {
             id: claimed.id,
             attempt: claimed.attempt,
             outcome,
+            _hold: claimed.hold,
+            _slot: slot,
         });
-        drop(claimed.slot);
     }
 
     /// The task that the handler is given: its payload, and everything that it may ask for.

@@ -137,7 +137,7 @@ impl Handlers {
             let handler = handler.clone();
             async move {
                 let task = task
-                    .try_map_args(|payload| serde_json::from_str::<J>(&payload))
+                    .try_map_args(|payload| decode::<J>(&payload))
                     .map_err(|error| {
                         JobError::abort(format!("its payload does not fit the job: {error}"))
                     })?;
@@ -155,7 +155,7 @@ impl Handlers {
             backoff: J::BACKOFF,
             timeout: J::TIMEOUT,
             run: Arc::new(run),
-            check: |payload| serde_json::from_str::<J>(payload).map(drop),
+            check: |payload| decode::<J>(payload).map(drop),
         };
         self.by_name.insert(J::NAME, registered);
         self
@@ -186,4 +186,13 @@ impl Handlers {
             ))
         })
     }
+}
+
+/// A payload, of which the enqueuer has limited the depth.
+fn decode<J: Job>(payload: &str) -> Result<J, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(payload);
+    deserializer.disable_recursion_limit();
+    let job = J::deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(job)
 }

@@ -9,6 +9,8 @@ mod cron_oracle;
 #[cfg(feature = "cli")]
 mod fleet;
 #[cfg(feature = "worker")]
+mod plans_queue;
+#[cfg(feature = "worker")]
 mod queue;
 #[cfg(feature = "cli")]
 mod readme;

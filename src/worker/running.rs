@@ -1,0 +1,260 @@
+//! A worker at work: its tasks, and how they end.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use apalis_core::worker::builder::WorkerBuilder;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Ended, Worker, dispatch, listen};
+use crate::database::{Database, Engine};
+use crate::error::{Error, Result};
+use crate::queue::JobId;
+use crate::queue::backend::JobBackend;
+use crate::queue::fetch::{FetchOptions, Fetcher};
+use crate::queue::finish::Finisher;
+use crate::queue::presence::Presence;
+use crate::schedule::Scheduler;
+
+/// The fetcher, the finisher, the heartbeat, the schedules and the notifications have one each.
+const OWN_CONNECTIONS: u32 = 5;
+/// Whatever is asked for, a drain ends.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 86_400);
+/// How long the last words to the database are tried.
+const LAST_TRY: Duration = Duration::from_secs(1);
+const UNWRITTEN: &str =
+    "the database took not all outcomes in time; their jobs will be rescued and run again";
+
+/// The tasks of a worker at work.
+pub(super) struct Running {
+    database: Database,
+    presence: Arc<Presence>,
+    shutdown_timeout: Duration,
+    fetcher: JoinHandle<()>,
+    finisher: JoinHandle<()>,
+    /// Told to stop at the beginning of the drain, and at its end.
+    fetching: CancellationToken,
+    present: CancellationToken,
+    /// Told when handlers that still run are to be given up.
+    give_up: CancellationToken,
+    background: Vec<JoinHandle<()>>,
+    /// The apalis workers, one a queue; the fetcher starts them.
+    apalis: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(super) async fn start(worker: Worker) -> Result<Self> {
+        let Worker {
+            cache: _,
+            queue,
+            options,
+            handlers,
+            data,
+            schedules,
+            on_ready,
+        } = worker;
+        // Handlers may use up every connection of theirs, and the worker must not fall silent for it.
+        let database = queue.database().apart(OWN_CONNECTIONS);
+        let queue = queue.over(&database);
+        let id = JobId(Uuid::now_v7());
+        let names = handlers.names();
+        let presence = Arc::new(Presence {
+            database: database.clone(),
+            worker: id,
+            names: names.clone(),
+            heartbeat: options.heartbeat,
+            rescue_after: options.rescue_after,
+        });
+        presence.beat().await?;
+        presence.rescue().await?;
+        let scheduler = Scheduler::load(queue, schedules).await?;
+        if options.once {
+            scheduler.catch_up().await?;
+        }
+
+        let (fetching, present, give_up) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        let (finished, outcomes) = mpsc::unbounded_channel();
+        let finisher = Finisher {
+            database: database.clone(),
+            worker: id,
+            finished: outcomes,
+        };
+        let finisher = tokio::spawn(finisher.run());
+        let wake = Arc::new(Notify::new());
+        let mut background = vec![tokio::spawn({
+            let (presence, present) = (presence.clone(), present.clone());
+            async move { presence.run(present).await }
+        })];
+        if options.listen && database.engine() == Engine::Postgres {
+            background.push(tokio::spawn(listen::run(
+                database.clone(),
+                wake.clone(),
+                fetching.clone(),
+            )));
+        }
+        if !options.once {
+            background.push(tokio::spawn(scheduler.run(fetching.clone())));
+        }
+
+        let apalis = Arc::new(Mutex::new(Vec::new()));
+        let dispatch = dispatch::Dispatch {
+            handlers: Arc::new(handlers),
+            data,
+            finished,
+            clock: database.clock().clone(),
+            backoff: options.backoff,
+            give_up: give_up.clone(),
+        };
+        let workers = apalis.clone();
+        let serve = Box::new(move |queue: &str, backend: JobBackend| {
+            let worker = WorkerBuilder::new(format!("{queue}-{}", id.0))
+                .backend(backend)
+                .build(dispatch.clone());
+            let name = queue.to_owned();
+            let task = tokio::spawn(async move {
+                if let Err(error) = worker.run().await {
+                    tracing::error!(queue = name, %error, "the queue's apalis worker failed");
+                }
+            });
+            workers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task);
+        });
+        let poll_interval = options.poll_interval.unwrap_or(match database.engine() {
+            Engine::Sqlite => Duration::from_millis(50),
+            Engine::Postgres => Duration::from_secs(1),
+        });
+        let fetcher = Fetcher {
+            database: database.clone(),
+            worker: id,
+            options: FetchOptions {
+                names,
+                queues: options.queues,
+                concurrency: options.concurrency,
+                queue_concurrency: options.queue_concurrency,
+                poll_interval,
+                audit_interval: options.rescue_after,
+                once: options.once,
+            },
+            wake,
+            stop: fetching.clone(),
+            serve,
+        };
+        tracing::debug!(worker.id = %id, "ready to run jobs");
+        on_ready();
+        Ok(Self {
+            database,
+            presence,
+            shutdown_timeout: options.shutdown_timeout,
+            fetcher: tokio::spawn(fetcher.run()),
+            finisher,
+            fetching,
+            present,
+            give_up,
+            background,
+            apalis,
+            workers: Vec::new(),
+        })
+    }
+
+    pub(super) async fn until(
+        mut self,
+        signal: impl Future<Output = ()>,
+        force: impl Future<Output = ()>,
+    ) -> Result<Ended> {
+        let mut fetched = Ok(());
+        tokio::select! {
+            () = signal => tracing::info!(
+                shutdown_timeout_ms = self.shutdown_timeout.as_millis(), "stopping: running jobs may finish"
+            ),
+            // With `once`, the fetcher ends by itself.
+            ended = &mut self.fetcher => fetched = ended,
+        }
+        self.fetching.cancel();
+        let mut force = std::pin::pin!(force);
+        let mut ended = Ended::Drained;
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout.min(LONGEST_DRAIN);
+        tokio::select! {
+            () = self.finish_jobs() => {}
+            () = tokio::time::sleep_until(deadline) => tracing::warn!("shutdown_timeout is over, jobs go back to their queue"),
+            () = &mut force => ended = Ended::Forced,
+        }
+        self.give_up.cancel();
+        if ended == Ended::Drained {
+            let last = deadline.max(tokio::time::Instant::now() + LAST_TRY);
+            tokio::select! {
+                () = self.write_outcomes() => {}
+                () = tokio::time::sleep_until(last) => tracing::error!("{UNWRITTEN}"),
+                () = &mut force => ended = Ended::Forced,
+            }
+        }
+        if ended == Ended::Forced {
+            tracing::warn!("told twice to stop, jobs go back to their queue");
+            if tokio::time::timeout(LAST_TRY, self.write_outcomes())
+                .await
+                .is_err()
+            {
+                tracing::error!("{UNWRITTEN}");
+            }
+        }
+        self.leave().await;
+        tracing::info!("stopped");
+        fetched
+            .map(|()| ended)
+            .map_err(|error| Error::invalid(format!("the fetcher of jobs failed: {error}")))
+    }
+
+    /// Ends the tasks that are left, and tells the fleet.
+    async fn leave(mut self) {
+        self.present.cancel();
+        self.fetcher.abort();
+        self.finisher.abort();
+        for mut task in self.background.drain(..) {
+            // A heartbeat that is under way must not come after the leave.
+            if tokio::time::timeout(LAST_TRY, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+        if let Ok(Err(error)) = tokio::time::timeout(LAST_TRY, self.presence.end()).await {
+            tracing::debug!(%error, "cannot take leave; the fleet will notice");
+        }
+        // SQLite's connections are the caller's.
+        if self.database.engine() == Engine::Postgres {
+            let _ = tokio::time::timeout(LAST_TRY, self.database.close()).await;
+        }
+    }
+
+    /// Waits until every outcome is in the database.
+    async fn write_outcomes(&mut self) {
+        self.finish_jobs().await;
+        if !self.finisher.is_finished() {
+            let _ = (&mut self.finisher).await;
+        }
+    }
+
+    /// Waits until the fetcher has ended and every claimed job has an outcome.
+    async fn finish_jobs(&mut self) {
+        if !self.fetcher.is_finished() {
+            let _ = (&mut self.fetcher).await;
+        }
+        self.workers
+            .append(&mut self.apalis.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in &mut self.workers {
+            // Whoever waits may give up and come back: what has ended is not waited for again.
+            if !worker.is_finished() {
+                let _ = worker.await;
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! How the engines carry out the queue's statements among many rows: by its indexes, whatever else is in the table.
+
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, SqliteConnection};
+
+use crate::support::{TestDatabase, both_engines};
+
+/// The statements themselves, which the crate keeps to itself.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/database/sql.rs"]
+mod templates;
+
+use templates::{Engine, TEMPLATES, render};
+
+const ID: &str = "019aabcd-0000-7000-8000-000000000000";
+const NOW: (&str, &str) = ("timestamptz", "2026-11-22T12:00:00Z");
+const KNOWN: (&str, &str) = ("json", r#"[["known"]]"#);
+const ENDED: (&str, &str) = (
+    "json",
+    r#"[["019aabcd-0000-7000-8000-000000000000",1,"done",null,"1",null]]"#,
+);
+
+/// A statement, its arguments with their PostgreSQL types, and the indexes that it may use.
+type Statement = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
+
+const PRIMARY: &str = "primary key";
+
+const STATEMENTS: [Statement; 12] = [
+    (
+        "JobFetch",
+        &[
+            ("text", "default"),
+            KNOWN,
+            ("bigint", "16"),
+            ("uuid", ID),
+            NOW,
+        ],
+        &["job_ready", PRIMARY],
+    ),
+    ("JobReadyQueues", &[KNOWN], &["job_ready"]),
+    ("JobNextWaiting", &[], &["job_waiting"]),
+    ("JobMakeDue", &[NOW], &["job_waiting", PRIMARY]),
+    ("JobFinish", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
+    ("JobRelease", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
+    ("JobHeld", &[("uuid", ID)], &["job_running"]),
+    (
+        "JobRescue",
+        &[NOW, NOW, ("text", "silent")],
+        &["job_running"],
+    ),
+    (
+        "JobPrune",
+        &[("text", "done"), NOW, ("bigint", "1000")],
+        &["job_finished", PRIMARY],
+    ),
+    ("JobGet", &[("uuid", ID)], &[PRIMARY]),
+    ("JobUnfinished", &[("uuid", ID)], &[PRIMARY]),
+    ("WorkerForget", &[NOW], &["job_running"]),
+];
+
+/// Whether a step of a plan reads the job table otherwise than by an index that it may use, or sorts its rows.
+fn strays(name: &str, step: &str, indexes: &[&str], analyzed: bool) -> bool {
+    let step = step.trim().trim_start_matches("->").trim();
+    if step.contains("TEMP B-TREE") {
+        return true;
+    }
+    // Before there are statistics PostgreSQL expects a handful of rows there, and sorts them.
+    let few = !analyzed && name == "JobMakeDue";
+    if let Some(keys) = step.strip_prefix("Sort Key: ") {
+        return !keys.starts_with("batch.") && !few;
+    }
+    let reads_job = step.starts_with("SCAN job")
+        || step.starts_with("SEARCH job")
+        || step.contains("Scan on job ")
+        || step.contains("Scan using job_");
+    if !reads_job || step.starts_with("Bitmap Heap Scan") || step.starts_with("SCAN job_worker") {
+        return false;
+    }
+    !indexes.iter().any(|index| match *index {
+        PRIMARY => step.contains("sqlite_autoindex_job_1 (id=?)") || step.contains("job_pkey"),
+        index => step.contains(index),
+    })
+}
+
+async fn fill(db: &TestDatabase) {
+    let (series, id, now, yes, no) = if db.is_sqlite() {
+        (
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT COUNT) ",
+            "printf('019aabcd-PART-7000-8000-%012d', n)",
+            "1795348800000",
+            "1",
+            "0",
+        )
+    } else {
+        (
+            "WITH n AS (SELECT generate_series(1, COUNT) AS n) ",
+            "CAST('019aabcd-PART-7000-8000-' || lpad(CAST(n AS text), 12, '0') AS uuid)",
+            "TIMESTAMPTZ '2026-11-22T12:00:00Z'",
+            "TRUE",
+            "FALSE",
+        )
+    };
+    let worker = if db.is_sqlite() {
+        "'019aabcd-0000-7000-8000-000000000000'"
+    } else {
+        "CAST('019aabcd-0000-7000-8000-000000000000' AS uuid)"
+    };
+    for (part, count, status, due, worker) in [
+        ("0001", 100_000, "done", no, worker),
+        ("0002", 100_000, "queued", no, "NULL"),
+        ("0003", 5_000, "queued", yes, "NULL"),
+        ("0004", 50, "running", no, worker),
+    ] {
+        let finished = if status == "done" { now } else { "NULL" };
+        db.execute(&format!(
+            "{} INSERT INTO {{}}job (id, name, queue, status, due, priority, max_attempts, run_at, created_at, finished_at, worker, payload) \
+             SELECT {}, 'known', 'default', '{status}', {due}, 0, 20, {now}, {now}, {finished}, {worker}, '1' FROM n",
+            series.replace("COUNT", &count.to_string()),
+            id.replace("PART", part),
+        ))
+        .await;
+    }
+}
+
+/// The plan of a statement, a step a line.
+async fn plan(db: &TestDatabase, name: &str, arguments: &[(&str, &str)]) -> Vec<String> {
+    let (_, template) = TEMPLATES.iter().find(|(known, _)| *known == name).unwrap();
+    if db.is_sqlite() {
+        let mut connection = SqliteConnection::connect(&db.url).await.unwrap();
+        let sql = format!(
+            "EXPLAIN QUERY PLAN {}",
+            render(template, Engine::Sqlite, "main")
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        return rows.iter().map(|row| row.get(3)).collect();
+    }
+    let mut connection = PgConnection::connect(&db.url).await.unwrap();
+    let sql = render(template, Engine::Postgres, &db.schema);
+    let types: Vec<_> = arguments.iter().map(|(kind, _)| *kind).collect();
+    let values: Vec<_> = arguments
+        .iter()
+        .map(|(_, value)| format!("'{value}'"))
+        .collect();
+    let list = |items: Vec<String>| {
+        if items.is_empty() {
+            String::new()
+        } else {
+            format!("({})", items.join(", "))
+        }
+    };
+    let (types, values) = (
+        list(types.into_iter().map(String::from).collect()),
+        list(values),
+    );
+    let mut plans = Vec::new();
+    // A connection's first plans are made for their arguments, later ones for any.
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let script = format!(
+            "SET plan_cache_mode = {mode}; DEALLOCATE ALL; PREPARE statement {types} AS {sql}"
+        );
+        connection
+            .execute(sqlx::raw_sql(AssertSqlSafe(script)))
+            .await
+            .unwrap();
+        let explain = format!("EXPLAIN EXECUTE statement {values}");
+        let rows = connection
+            .fetch_all(sqlx::raw_sql(AssertSqlSafe(explain)))
+            .await
+            .unwrap();
+        plans.extend(rows.iter().map(|row| row.get::<String, _>(0)));
+    }
+    plans
+}
+
+both_engines! {
+    async fn the_queue_reads_by_its_indexes_among_many_rows(db) {
+        drop(db.open().await);
+        fill(db).await;
+        for analyzed in [false, true] {
+            if analyzed {
+                db.execute("ANALYZE").await;
+            }
+            for (name, arguments, indexes) in STATEMENTS {
+                let plan = plan(db, name, arguments).await;
+                let stray = plan.iter().find(|step| strays(name, step, indexes, analyzed));
+                assert_eq!(stray, None, "{name}, analyzed: {analyzed}\n{}", plan.join("\n"));
+                for index in indexes.iter().filter(|index| **index != PRIMARY) {
+                    assert!(plan.iter().any(|step| step.contains(index)), "{name} leaves {index} alone\n{}", plan.join("\n"));
+                }
+            }
+        }
+    }
+}
