@@ -57,8 +57,8 @@ impl TestDatabase {
         let url = std::env::var("LARDER_TEST_POSTGRES_URL").expect(
             "LARDER_TEST_POSTGRES_URL names no PostgreSQL: run tests/run.sh, which starts one, or set it to a server of yours",
         );
-        // A quote, a space and capitals: names must be qualified and quoted wherever they stand.
-        let schema = format!("Test \"{}\"", uuid::Uuid::now_v7().simple());
+        // A space and capitals: names must be qualified and quoted wherever they stand.
+        let schema = format!("Test {}", uuid::Uuid::now_v7().simple());
         Self {
             url,
             schema,
