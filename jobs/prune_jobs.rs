@@ -1,11 +1,11 @@
 //! Deletes jobs that finished long ago, so that the table stays small.
 //! Runs every hour unless `[schedule.prune-jobs]` says otherwise.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::queue::Prune;
+use crate::queue::Retention;
 use crate::{Data, Job, JobError, Queue};
 
 /// Its payload: nothing.
@@ -25,17 +25,8 @@ pub struct Pruned {
     pub deleted: u64,
 }
 
-/// How long finished jobs are kept: `keep_done` and `keep_dead` of `[jobs]`. A worker gives it to the handler by
-/// [`Worker::data`](crate::Worker::data); without it the defaults count.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Jobs that ended well.
-    pub keep_done: Duration,
-    /// Dead and cancelled jobs.
-    pub keep_dead: Duration,
-}
-
-/// Prunes in short batches, and logs one line if there was anything to prune.
+/// Prunes in short batches, and logs one line if there was anything to prune. `[jobs]` of the settings says how long
+/// jobs are kept; a worker without settings may give a [`Retention`] by [`Worker::data`](crate::Worker::data).
 ///
 /// # Errors
 /// Where the database fails.
@@ -45,10 +36,8 @@ pub async fn prune_jobs(
     retention: Option<Data<Retention>>,
 ) -> Result<Pruned, JobError> {
     let started = Instant::now();
-    let (done, dead) = retention.map_or((Prune::KEEP_DONE, Prune::KEEP_DEAD), |keep| {
-        (keep.keep_done, keep.keep_dead)
-    });
-    let deleted = queue.prune().keep(done, dead).run().await?;
+    let retention = retention.map_or(Retention::default(), |retention| *retention);
+    let deleted = queue.prune().keep(retention).run().await?;
     if deleted > 0 {
         tracing::info!(
             deleted,

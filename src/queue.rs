@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use enqueue::{Enqueue, Enqueued};
 pub use job::{Backoff, Job, NewJob};
-pub use prune::Prune;
+pub use prune::{Prune, Retention};
 pub use record::{JobCounts, JobFilter, JobRecord, JobStatus};
 
 pub use crate::database::Id as JobId;

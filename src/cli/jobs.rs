@@ -59,7 +59,7 @@ impl Command {
         }
         let settings = &context.loaded.settings;
         let rescue_after = settings.worker.rescue_after;
-        let (keep_done, keep_dead) = (settings.jobs.keep_done, settings.jobs.keep_dead);
+        let retention = settings.jobs.retention();
         let out = &mut context.out;
         database::with(&context.loaded, async |database| {
             let queue = Queue::new(database.clone());
@@ -69,7 +69,7 @@ impl Command {
                 Self::Prune { older_than, status } => {
                     let mut prune = match older_than {
                         Some(age) => queue.prune().older_than(age),
-                        None => queue.prune().keep(keep_done, keep_dead),
+                        None => queue.prune().keep(retention),
                     };
                     if let Some(status) = status {
                         prune = prune.status(status);

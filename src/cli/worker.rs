@@ -10,7 +10,6 @@ use super::failure::{Answer, Failure};
 use super::{Context, database, schedule};
 use crate::cache::Cache;
 use crate::database::{Database, SchemaPolicy};
-use crate::jobs::prune_jobs::Retention;
 use crate::queue::{Backoff, Queue};
 use crate::settings::{Loaded, Settings, redact_url};
 use crate::worker::{Ended, Handlers, Worker, WorkerOptions};
@@ -124,10 +123,7 @@ fn worker(settings: &Settings, database: &Database, options: WorkerOptions) -> W
         .options(options)
         .with_cache(Cache::new(database.clone()).with_max_value_bytes(most))
         .with_queue(Queue::new(database.clone()).with_max_attempts(settings.jobs.max_attempts))
-        .data(Retention {
-            keep_done: settings.jobs.keep_done,
-            keep_dead: settings.jobs.keep_dead,
-        })
+        .data(settings.jobs.retention())
 }
 
 /// Comes when the signal has; a watch that ended without one never comes.

@@ -27,42 +27,49 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[must_use = "a prune does nothing until it is run"]
 pub struct Prune<'a> {
     queue: &'a Queue,
-    keep: [(JobStatus, Duration); 3],
+    keep: Retention,
     only: Option<JobStatus>,
 }
 
-impl<'a> Prune<'a> {
-    /// How long jobs that ended well are kept, unless said.
-    pub const KEEP_DONE: Duration = Duration::from_secs(7 * 86_400);
-    /// How long dead and cancelled jobs are kept, unless said.
-    pub const KEEP_DEAD: Duration = Duration::from_secs(30 * 86_400);
+/// How long finished jobs are kept after they ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Jobs that ended well; 7 days unless said.
+    pub keep_done: Duration,
+    /// Dead and cancelled jobs; 30 days unless said.
+    pub keep_dead: Duration,
+}
 
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            keep_done: Duration::from_secs(7 * 86_400),
+            keep_dead: Duration::from_secs(30 * 86_400),
+        }
+    }
+}
+
+impl<'a> Prune<'a> {
     pub(super) fn new(queue: &'a Queue) -> Self {
-        let keep = [
-            (JobStatus::Done, Self::KEEP_DONE),
-            (JobStatus::Dead, Self::KEEP_DEAD),
-            (JobStatus::Cancelled, Self::KEEP_DEAD),
-        ];
         Self {
             queue,
-            keep,
+            keep: Retention::default(),
             only: None,
         }
     }
 
-    /// Keeps jobs that ended well for `done` after they ended, and dead and cancelled ones for `dead`.
-    pub fn keep(mut self, done: Duration, dead: Duration) -> Self {
-        self.keep = [
-            (JobStatus::Done, done),
-            (JobStatus::Dead, dead),
-            (JobStatus::Cancelled, dead),
-        ];
+    /// Keeps jobs for so long.
+    pub fn keep(mut self, retention: Retention) -> Self {
+        self.keep = retention;
         self
     }
 
     /// Deletes those that ended longer than `age` ago, whatever their status.
     pub fn older_than(self, age: Duration) -> Self {
-        self.keep(age, age)
+        self.keep(Retention {
+            keep_done: age,
+            keep_dead: age,
+        })
     }
 
     /// Deletes those of `status` alone. Jobs that are not finished are never deleted.
@@ -79,7 +86,11 @@ impl<'a> Prune<'a> {
         let database = &self.queue.database;
         let now = database.clock().now();
         let mut pruned = 0;
-        for (status, age) in self.keep {
+        for (status, age) in [
+            (JobStatus::Done, self.keep.keep_done),
+            (JobStatus::Dead, self.keep.keep_dead),
+            (JobStatus::Cancelled, self.keep.keep_dead),
+        ] {
             if self.only.is_some_and(|only| only != status) {
                 continue;
             }

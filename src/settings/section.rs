@@ -10,6 +10,7 @@ use super::bytes::format_bytes;
 use super::duration::format_duration;
 use super::redact::redact_url;
 use super::schedule::ScheduleSettings;
+use crate::queue::Retention;
 
 /// Everything that can be set, with every value checked.
 ///
@@ -130,6 +131,23 @@ pub struct JobSettings {
     pub keep_dead: Duration,
     /// The pause before the next attempt.
     pub backoff: BackoffSettings,
+}
+
+impl JobSettings {
+    /// How long finished jobs are kept, as [`Queue::prune`](crate::Queue::prune) takes it.
+    ///
+    /// ```
+    /// use larder::queue::Retention;
+    /// use larder::settings::JobSettings;
+    /// assert_eq!(JobSettings::default().retention(), Retention::default());
+    /// ```
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        Retention {
+            keep_done: self.keep_done,
+            keep_dead: self.keep_dead,
+        }
+    }
 }
 
 /// `[jobs.backoff]`: the pause after attempt n is `base * factor^(n - 1)`, at most `cap`, give or take `jitter`.
