@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 pub use cached::Cached;
 pub use expiration::Expiration;
+use limits::check_prefix;
 pub(crate) use limits::{check_depth, check_text};
 pub use purge::Purge;
 
@@ -340,7 +341,8 @@ impl Cache {
     }
 
     /// The keys of live items that begin with `prefix`, in the order of their bytes. They are read in pages, by key:
-    /// no cursor is held, and a key that is added or deleted meanwhile may or may not be among them.
+    /// no cursor is held, and a key that is added or deleted meanwhile may or may not be among them. Its items are
+    /// errors where no key can have the prefix, or the database fails.
     pub fn keys(&self, prefix: &str) -> impl Stream<Item = Result<String>> + use<> {
         let start = (self.clone(), prefix.to_owned(), String::new(), false);
         futures::stream::try_unfold(start, |(cache, prefix, last, done)| async move {
@@ -364,8 +366,9 @@ impl Cache {
     /// batches, so that no other writer waits for long.
     ///
     /// # Errors
-    /// Where the database fails; the batches before stay deleted.
+    /// Where no key can have the prefix, or the database fails; the batches before stay deleted.
     pub async fn clear_prefix(&self, prefix: &str) -> Result<u64> {
+        check_prefix(prefix)?;
         self.clear_range(prefix, &limits::prefix_end(prefix)).await
     }
 
@@ -398,7 +401,6 @@ impl Cache {
     }
 
     /// Deleting expired items, with choices: which namespaces, and who is told of the progress.
-    #[must_use]
     pub fn purge(&self) -> Purge<'_> {
         Purge::new(self)
     }

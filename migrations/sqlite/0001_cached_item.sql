@@ -1,6 +1,6 @@
 CREATE TABLE {item} (
-    namespace  TEXT    NOT NULL CHECK (octet_length(namespace) <= 128 AND instr(namespace, char(0)) = 0),
-    key        TEXT    NOT NULL CHECK (octet_length(key) BETWEEN 1 AND 1024 AND instr(key, char(0)) = 0),
+    namespace  TEXT    NOT NULL CHECK (length(CAST(namespace AS BLOB)) <= 128 AND instr(namespace, char(0)) = 0),
+    key        TEXT    NOT NULL CHECK (length(CAST(key AS BLOB)) BETWEEN 1 AND 1024 AND instr(key, char(0)) = 0),
     value      TEXT    NOT NULL,
     expires_at INTEGER,
     stale_at   INTEGER,

@@ -1,7 +1,7 @@
 CREATE TABLE {job} (
-    id           TEXT    NOT NULL PRIMARY KEY CHECK (octet_length(id) = 36),
-    name         TEXT    NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 255 AND instr(name, char(0)) = 0),
-    queue        TEXT    NOT NULL CHECK (octet_length(queue) BETWEEN 1 AND 255 AND instr(queue, char(0)) = 0),
+    id           TEXT    NOT NULL PRIMARY KEY CHECK (length(CAST(id AS BLOB)) = 36),
+    name         TEXT    NOT NULL CHECK (length(CAST(name AS BLOB)) BETWEEN 1 AND 255 AND instr(name, char(0)) = 0),
+    queue        TEXT    NOT NULL CHECK (length(CAST(queue AS BLOB)) BETWEEN 1 AND 255 AND instr(queue, char(0)) = 0),
     status       TEXT    NOT NULL CHECK (status IN ('queued', 'running', 'done', 'dead', 'cancelled')),
     -- Queued and its time has come. Jobs that wait for their time stay out of the index that workers fetch from.
     due          INTEGER NOT NULL CHECK (due IN (0, 1)),
@@ -10,7 +10,7 @@ CREATE TABLE {job} (
     max_attempts INTEGER NOT NULL CHECK (max_attempts BETWEEN 1 AND 32767),
     -- How often a drain gave the attempt back.
     released     INTEGER NOT NULL DEFAULT 0,
-    unique_key   TEXT             CHECK (octet_length(unique_key) BETWEEN 1 AND 512 AND instr(unique_key, char(0)) = 0),
+    unique_key   TEXT             CHECK (length(CAST(unique_key AS BLOB)) BETWEEN 1 AND 512 AND instr(unique_key, char(0)) = 0),
     schedule     TEXT,
     tick         INTEGER,
     run_at       INTEGER NOT NULL,

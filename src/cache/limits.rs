@@ -1,5 +1,7 @@
 //! What keys and values may be: checked here, before the database sees them, and by its constraints.
 
+use std::io;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -35,6 +37,11 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
     check_text("a key", key, 1, 1024)
 }
 
+/// Refuses a prefix that no key can have.
+pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
+    check_text("a prefix", prefix, 0, 1024)
+}
+
 /// The JSON text of `value`, without outer white space, within the limits.
 pub(crate) fn encode<T: Serialize + ?Sized>(
     key: &str,
@@ -42,11 +49,18 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     max_bytes: usize,
 ) -> Result<String> {
     check_key(key)?;
-    let mut text = serde_json::to_string(value).map_err(|error| {
-        Error::invalid(format!(
-            "the value of key {key:?} does not serialise to JSON: {error}; nothing was stored"
-        ))
-    })?;
+    let mut text = Limited::default();
+    let written = serde_json::to_writer(&mut text, value);
+    if text.depth.deepest > MAX_DEPTH {
+        return Err(too_deep(&format!("the value of key {key:?}")));
+    }
+    let mut text = written
+        .and_then(|()| String::from_utf8(text.bytes).map_err(serde::ser::Error::custom))
+        .map_err(|error| {
+            Error::invalid(format!(
+                "the value of key {key:?} does not serialise to JSON: {error}; nothing was stored"
+            ))
+        })?;
     let trimmed = text.trim_matches([' ', '\t', '\n', '\r']);
     if trimmed.len() < text.len() {
         text = trimmed.to_owned();
@@ -57,22 +71,32 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
             text.len()
         )));
     }
-    check_depth(&format!("the value of key {key:?}"), &text)?;
     Ok(text)
 }
 
 /// Refuses JSON that nests so deep that a database would choke on it.
 pub(crate) fn check_depth(what: &str, text: &str) -> Result<()> {
     if depth(text) > MAX_DEPTH {
-        return Err(Error::invalid(format!(
-            "{what} nests deeper than {MAX_DEPTH} levels: store a flatter one"
-        )));
+        return Err(too_deep(what));
     }
     Ok(())
 }
 
-/// The value that `text` holds. Its depth was limited when it was stored.
+fn too_deep(what: &str) -> Error {
+    Error::invalid(format!(
+        "{what} nests deeper than {MAX_DEPTH} levels: store a flatter one"
+    ))
+}
+
+/// The value that `text` holds.
 pub(crate) fn decode<T: DeserializeOwned>(key: &str, text: &str) -> Result<T> {
+    // It was limited when it was stored, unless somebody wrote past larder: reading it would end the process.
+    if let Err(error) = check_depth("it", text) {
+        return Err(Error::corrupt(
+            format!("the stored value of key {key:?} cannot be read: {error}; delete it"),
+            error,
+        ));
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     deserializer.disable_recursion_limit();
     T::deserialize(&mut deserializer).map_err(|error| {
@@ -88,21 +112,58 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, text: &str) -> Result<T> {
 
 /// How deep arrays and objects nest in a JSON text.
 pub(crate) fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
+    let mut depth = Depth::default();
+    depth.read(text.as_bytes());
+    depth.deepest
+}
+
+/// A count of levels, over a JSON text that comes in pieces.
+#[derive(Default)]
+struct Depth {
+    now: usize,
+    deepest: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Depth {
+    fn read(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b'[' | b'{' if !self.in_string => {
+                    self.now += 1;
+                    self.deepest = self.deepest.max(self.now);
+                }
+                b']' | b'}' if !self.in_string => self.now = self.now.saturating_sub(1),
+                _ => {}
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
         }
     }
-    deepest
+}
+
+/// A JSON text that is no longer written where it gets too deep: serialising recurses, and so would end the process.
+#[derive(Default)]
+struct Limited {
+    bytes: Vec<u8>,
+    depth: Depth,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.depth.read(piece);
+        if self.depth.deepest > MAX_DEPTH {
+            return Err(io::Error::other("too deep"));
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The end of the range of keys that begin with `prefix`: larger than each of them, no larger than any after them.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::limits::{self, check_key, decode, encode, prefix_end};
+use super::limits::{self, check_key, check_prefix, decode, encode, prefix_end};
 use super::{Cache, CacheStats, Expiration, ItemInfo, Ttl};
 use crate::clock::Timestamp;
 use crate::database::{JsonText, Sql, Tx, query};
@@ -296,7 +296,8 @@ impl Cache {
         delta: i64,
         expiration: impl Into<Expiration>,
     ) -> Result<i64> {
-        self.increment_in(tx, key, delta.saturating_neg(), expiration)
+        // The one delta without a negative is refused as it stands: no counter is so large.
+        self.increment_in(tx, key, delta.checked_neg().unwrap_or(delta), expiration)
             .await
     }
 
@@ -358,6 +359,7 @@ impl Cache {
         prefix: &str,
         last: &str,
     ) -> Result<Vec<String>> {
+        check_prefix(prefix)?;
         let (from, end) = (
             if last.is_empty() { prefix } else { last },
             prefix_end(prefix),
@@ -381,7 +383,7 @@ impl Cache {
     /// All of [`Cache::keys`] in the caller's transaction.
     ///
     /// # Errors
-    /// Where the database fails or the transaction is of the other engine.
+    /// As [`Cache::clear_prefix_in`].
     pub async fn keys_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<Vec<String>> {
         let mut tx = self.database.own(tx)?;
         let mut keys: Vec<String> = Vec::new();
@@ -399,8 +401,9 @@ impl Cache {
     /// [`Cache::clear_prefix`] in the caller's transaction, in one statement.
     ///
     /// # Errors
-    /// Where the database fails or the transaction is of the other engine.
+    /// Where no key can have the prefix, the database fails or the transaction is of the other engine.
     pub async fn clear_prefix_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<u64> {
+        check_prefix(prefix)?;
         let mut tx = self.database.own(tx)?;
         let end = prefix_end(prefix);
         query!(
@@ -422,7 +425,8 @@ impl Cache {
         self.clear_prefix_in(tx, "").await
     }
 
-    /// [`Cache::clear_expired`] in the caller's transaction, in one statement.
+    /// [`Cache::clear_expired`] in the caller's transaction, in one statement. An item that another transaction holds
+    /// is left.
     ///
     /// # Errors
     /// As [`Cache::clear_prefix_in`].
@@ -432,9 +436,10 @@ impl Cache {
             self.database,
             tx,
             execute,
-            Sql::CacheClearExpired,
-            &*self.namespace,
-            self.now()
+            Sql::CachePurgeNamespace,
+            self.now(),
+            i64::MAX,
+            &*self.namespace
         )
     }
 

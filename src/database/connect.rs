@@ -1,5 +1,6 @@
 //! Opening a database by its URL.
 
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::error::{Error, Result};
 /// assert!(!cache.exists("key").await?);
 /// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DatabaseOptions {
     url: String,
     busy_timeout: Duration,
@@ -38,6 +39,15 @@ pub struct DatabaseOptions {
     prepared: bool,
     policy: SchemaPolicy,
     clock: Clock,
+}
+
+/// Without the password.
+impl fmt::Debug for DatabaseOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseOptions")
+            .field("url", &redact_url(&self.url))
+            .finish_non_exhaustive()
+    }
 }
 
 impl DatabaseOptions {
@@ -201,7 +211,7 @@ fn engine_of(url: &str) -> Result<Engine> {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     match scheme {
         "sqlite" => Ok(Engine::Sqlite),
-        "postgres" | "postgresql" => {
+        "postgres" | "postgresql" if url[scheme.len()..].starts_with("://") => {
             Url::parse(url).map_err(|error| {
                 Error::invalid(format!(
                     "the database URL {} is not valid ({error}): write postgres://USER:PASSWORD@HOST:PORT/DATABASE, with odd characters percent-encoded",
@@ -211,7 +221,7 @@ fn engine_of(url: &str) -> Result<Engine> {
             Ok(Engine::Postgres)
         }
         _ => Err(Error::invalid(format!(
-            "the database URL {} names no engine that larder knows: it must begin with sqlite: or postgres:",
+            "the database URL {} names no engine that larder knows: it must begin with sqlite: or postgres://",
             redact_url(url)
         ))),
     }
@@ -276,7 +286,10 @@ pub fn redact_url(url: &str) -> String {
         return url.to_owned();
     }
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    let Ok(mut parsed) = Url::parse(url) else {
+    let Some(mut parsed) = Url::parse(url)
+        .ok()
+        .filter(|parsed| !parsed.cannot_be_a_base())
+    else {
         return format!("{scheme}:***");
     };
     let hidden: Vec<(String, String)> = parsed

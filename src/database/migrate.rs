@@ -4,6 +4,7 @@ use sqlx::AssertSqlSafe;
 
 use super::sql::{self, Engine, Sql};
 use super::{Database, Tx, query};
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
 /// What to do about the tables when a database is opened.
@@ -61,6 +62,17 @@ impl Migration {
         };
         sql::render(template, engine, schema)
     }
+
+    /// The row of history that this migration leaves, as text, for those who run it by hand.
+    fn record(&self, engine: Engine, schema: &str, now: Timestamp) -> String {
+        let template = format!(
+            "INSERT INTO {{migration}} (version, name, applied_at) VALUES ({}, '{}', {{time:{}}});",
+            self.version,
+            self.name,
+            now.as_millis()
+        );
+        sql::render(&template, engine, schema)
+    }
 }
 
 impl Database {
@@ -111,7 +123,8 @@ impl Database {
         {
             text.push_str(&format!("-- {:04} {}\n", migration.version, migration.name));
             text.push_str(&migration.text(engine, schema));
-            text.push('\n');
+            text.push_str(&migration.record(engine, schema, self.clock().now()));
+            text.push_str("\n\n");
         }
         if !self.has_schema(&mut connection.tx()).await? {
             text.insert_str(0, &format!("{}\n\n", self.create_schema_sql()));

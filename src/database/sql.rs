@@ -16,15 +16,15 @@ pub enum Engine {
 
 /// A word that the engines say differently; `?` stands for its argument.
 #[derive(Debug)]
-pub struct Pair {
+pub(super) struct Pair {
     /// The word as templates write it.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     sqlite: &'static str,
     postgres: &'static str,
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub const PAIRS: [Pair; 10] = [
+pub(super) const PAIRS: [Pair; 11] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -52,6 +52,12 @@ pub const PAIRS: [Pair; 10] = [
         name: "skip_locked",
         sqlite: "",
         postgres: "FOR UPDATE SKIP LOCKED",
+    },
+    // Held in the order of their keys, so that two that hold many do not wait for each other in a circle.
+    Pair {
+        name: "lock",
+        sqlite: "",
+        postgres: "FOR UPDATE",
     },
     // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts.
     Pair {
@@ -193,7 +199,7 @@ statements! {
         updated_at = excluded.updated_at WHERE NOT {live:$6}";
     CacheIncrement: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
-         VALUES ($1, $2, {json:CAST($3 AS text)}, $4, $5, $6, $6) \
+         VALUES ($1, $2, {json:CAST(CAST($3 AS bigint) AS text)}, $4, $5, $6, $6) \
          ON CONFLICT (namespace, key) DO UPDATE SET stale_at = NULL, cost = NULL, generation = excluded.generation, \
          value = CASE WHEN {live:$6} THEN {json:CAST(", counter!(value), " + $3 AS text)} ELSE excluded.value END, \
          expires_at = CASE WHEN {live:$6} THEN item.expires_at ELSE excluded.expires_at END, \
@@ -204,21 +210,25 @@ statements! {
     CacheTouch: "UPDATE {item} AS item SET expires_at = $4 \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2";
-    CacheDeleteMany: "DELETE FROM {item} AS item WHERE item.namespace = $1 \
-        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e)";
+    CacheDeleteMany: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) \
+        ORDER BY item.key {lock}) \
+        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch)";
     CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
     CacheNamespaces: "SELECT DISTINCT item.namespace FROM {item} AS item ORDER BY 1";
     CacheRangeEnd: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key < $3 ORDER BY item.key LIMIT 1 OFFSET $4";
-    CacheClearRange: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key >= $2 AND item.key < $3";
-    CacheClearExpired: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND NOT {live:$2}";
+    CacheClearRange: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key >= $2 AND item.key < $3 ORDER BY item.key {lock}) \
+        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch)";
     CachePurge: "WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
         WHERE item.expires_at <= $1 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
         AND NOT {live:$1}";
+    // The empty text keeps SQLite from the primary key: every batch would read and sort the whole namespace.
     CachePurgeNamespace: "WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
-        WHERE item.expires_at <= $1 AND item.namespace = $3 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
+        WHERE item.expires_at <= $1 AND item.namespace || '' = $3 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
         AND NOT {live:$1}";
     CacheCountExpired: "SELECT COUNT(*) FROM {item} AS item WHERE item.expires_at <= $1";
@@ -394,3 +404,7 @@ fn quoted(text: &str, quote: char) -> String {
     let doubled = text.replace(quote, &format!("{quote}{quote}"));
     format!("{quote}{doubled}{quote}")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

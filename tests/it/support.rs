@@ -101,23 +101,30 @@ impl TestDatabase {
         self.clock.advance(TimeDelta::seconds(seconds));
     }
 
+    pub(crate) fn advance_millis(&self, milliseconds: i64) {
+        self.clock.advance(TimeDelta::milliseconds(milliseconds));
+    }
+
     /// Runs SQL of the test's own, past larder. `{}` is the schema's prefix.
     pub(crate) async fn execute(&self, sql: &str) -> u64 {
+        self.try_execute(sql).await.unwrap()
+    }
+
+    /// As [`TestDatabase::execute`], for SQL that may be refused.
+    pub(crate) async fn try_execute(&self, sql: &str) -> sqlx::Result<u64> {
         let sql = AssertSqlSafe(self.qualified(sql));
         if self.is_sqlite() {
             let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::query(sql)
+            sqlx::raw_sql(sql)
                 .execute(&mut connection)
                 .await
-                .unwrap()
-                .rows_affected()
+                .map(|done| done.rows_affected())
         } else {
             let mut connection = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query(sql)
+            sqlx::raw_sql(sql)
                 .execute(&mut connection)
                 .await
-                .unwrap()
-                .rows_affected()
+                .map(|done| done.rows_affected())
         }
     }
 
@@ -146,6 +153,29 @@ impl TestDatabase {
             format!("\"{}\".", self.schema.replace('"', "\"\""))
         };
         sql.replace("{}", &prefix)
+    }
+
+    /// The texts of one column that SQL of the test's own reads, past larder.
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
+        let sql = AssertSqlSafe(self.qualified(sql));
+        if self.is_sqlite() {
+            let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql)
+                .fetch_all(&mut connection)
+                .await
+                .unwrap()
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query_scalar(sql)
+                .fetch_all(&mut connection)
+                .await
+                .unwrap()
+        }
+    }
+
+    /// Leaves nothing behind, for a database that a test makes beside its own.
+    pub(crate) async fn end(self) {
+        self.drop_schema().await;
     }
 
     async fn drop_schema(&self) {
@@ -181,8 +211,12 @@ where
     });
 }
 
+/// A JSON text as a value that keeps its bytes.
+pub(crate) fn raw(text: &str) -> Box<serde_json::value::RawValue> {
+    serde_json::value::RawValue::from_string(text.to_owned()).unwrap()
+}
+
 /// Opens with the worker's policy, which upgrades.
-#[allow(dead_code)]
 pub(crate) async fn upgraded(database: &TestDatabase) -> Database {
     database
         .options()

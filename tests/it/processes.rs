@@ -1,0 +1,202 @@
+//! Several processes on one database. Each is this test's own binary, run again with a role to play.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use larder::database::{Database, DatabaseOptions};
+use larder::{Cache, Expiration};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::support::{TestDatabase, both_engines};
+
+const NEVER: Expiration = Expiration::Never;
+const READY: &str = "larder test: ready";
+const RESULT: &str = "larder test: result ";
+/// Far more than any of them takes; a process that hangs fails the test.
+const DEADLINE: Duration = Duration::from_secs(60);
+const HAMMER_ROUNDS: i64 = 60;
+
+/// Runs as many processes in a role, which begin together, and returns what each answered.
+async fn together(db: &TestDatabase, count: usize, role: &str) -> Vec<String> {
+    let mut processes: Vec<Child> = (0..count).map(|number| start(db, role, number)).collect();
+    let mut outputs = Vec::new();
+    for process in &mut processes {
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let ready = async {
+            while !lines
+                .next_line()
+                .await
+                .unwrap()
+                .expect("it ended early")
+                .contains(READY)
+            {}
+        };
+        tokio::time::timeout(DEADLINE, ready).await.unwrap();
+        outputs.push(lines);
+    }
+    // The end of their input is the signal to begin.
+    for process in &mut processes {
+        drop(process.stdin.take());
+    }
+    let mut answers = Vec::new();
+    for (mut process, mut output) in processes.into_iter().zip(outputs) {
+        let mut errors = process.stderr.take().unwrap();
+        let ended = async {
+            let (mut answer, mut stderr) = (String::new(), String::new());
+            while let Some(line) = output.next_line().await.unwrap() {
+                if let Some((_, result)) = line.split_once(RESULT) {
+                    result.clone_into(&mut answer);
+                }
+            }
+            errors.read_to_string(&mut stderr).await.unwrap();
+            assert!(process.wait().await.unwrap().success(), "{role}: {stderr}");
+            answer
+        };
+        answers.push(tokio::time::timeout(DEADLINE, ended).await.unwrap());
+    }
+    answers
+}
+
+fn start(db: &TestDatabase, role: &str, number: usize) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "processes::plays_its_role", "--nocapture"])
+        .env("LARDER_TEST_ROLE", role)
+        .env("LARDER_TEST_ROLE_URL", &db.url)
+        .env("LARDER_TEST_ROLE_SCHEMA", &db.schema)
+        .env("LARDER_TEST_ROLE_NUMBER", number.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// Does nothing by itself; [`together`] runs it in processes of their own, and reads their standard output.
+#[test]
+#[allow(clippy::print_stdout)]
+fn plays_its_role() {
+    let Ok(role) = std::env::var("LARDER_TEST_ROLE") else {
+        return;
+    };
+    let variable = |name: &str| std::env::var(format!("LARDER_TEST_ROLE_{name}")).unwrap();
+    let options = DatabaseOptions::new(&variable("URL"))
+        .schema(&variable("SCHEMA"))
+        .max_connections(4);
+    let number: i64 = variable("NUMBER").parse().unwrap();
+    println!("{READY}");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let answer = runtime.block_on(async {
+        let database = options.connect().await.unwrap();
+        match role.as_str() {
+            "open" => database.migrations().await.unwrap().len().to_string(),
+            "increment" => increment(Cache::new(database)).await,
+            "add" => Cache::new(database)
+                .add("key", &number, NEVER)
+                .await
+                .unwrap()
+                .to_string(),
+            "hammer" => hammer(database, number).await,
+            other => panic!("no role {other}"),
+        }
+    });
+    println!("{RESULT}{answer}");
+}
+
+async fn increment(cache: Cache) -> String {
+    let tasks = (0..4).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            for _ in 0..50 {
+                cache.increment("key", 1, NEVER).await.unwrap();
+            }
+        })
+    });
+    futures::future::try_join_all(tasks).await.unwrap();
+    "done".to_owned()
+}
+
+/// Every kind of write, from several tasks at once; any error ends the process.
+async fn hammer(database: Database, number: i64) -> String {
+    let cache = Cache::new(database);
+    let tasks = (0..3).map(|task| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            let own = format!("{number}:{task}");
+            for round in 0..HAMMER_ROUNDS {
+                cache.increment("single", 1, NEVER).await.unwrap();
+                cache.set(&own, &round).await.unwrap();
+                cache
+                    .set_many((0..50).map(|n| (format!("{own}:{n}"), n)), -1)
+                    .await
+                    .unwrap();
+                let mut transaction = cache.database().begin().await.unwrap();
+                let before = cache
+                    .get_in::<i64>(&mut transaction, "read then written")
+                    .await
+                    .unwrap();
+                cache
+                    .set_in(&mut transaction, &format!("{own}:last"), &round, NEVER)
+                    .await
+                    .unwrap();
+                cache
+                    .increment_in(&mut transaction, "read then written", 1, NEVER)
+                    .await
+                    .unwrap();
+                assert!(before.unwrap_or(0) >= round);
+                transaction.commit().await.unwrap();
+                if round % 10 == task {
+                    cache.purge().all_namespaces().run().await.unwrap();
+                }
+                if round % 20 == task {
+                    cache.clear_prefix(&format!("{own}:")).await.unwrap();
+                }
+                assert_eq!(cache.get::<i64>(&own).await.unwrap(), Some(round));
+            }
+        })
+    });
+    futures::future::try_join_all(tasks).await.unwrap();
+    "done".to_owned()
+}
+
+both_engines! {
+    async fn eight_processes_that_open_an_empty_database_together_lay_its_tables_once(db) {
+        let answers = together(db, 8, "open").await;
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        let rows = db.number("SELECT COUNT(*) FROM {}larder_migration").await;
+        assert_eq!(rows.to_string(), answers[0]);
+        assert_eq!(db.number("SELECT COUNT(DISTINCT version) FROM {}larder_migration").await, rows);
+    }
+
+    async fn increments_of_several_processes_are_all_counted(db) {
+        let cache = db.cache().await;
+        together(db, 4, "increment").await;
+        assert_eq!(cache.get::<i64>("key").await.unwrap(), Some(800));
+    }
+
+    async fn of_racing_adds_of_several_processes_one_wins(db) {
+        let cache = db.cache().await;
+        let answers = together(db, 8, "add").await;
+        let winners: Vec<_> = (0_i64..).zip(&answers).filter(|(_, added)| *added == "true").collect();
+        assert_eq!(winners.len(), 1, "{answers:?}");
+        assert_eq!(cache.get::<i64>("key").await.unwrap(), Some(winners[0].0));
+    }
+
+    async fn no_caller_meets_the_lock_of_another_process(db) {
+        let cache = db.cache().await;
+        together(db, 2, "hammer").await;
+        for key in ["single", "read then written"] {
+            assert_eq!(cache.get::<i64>(key).await.unwrap(), Some(2 * 3 * HAMMER_ROUNDS), "{key}");
+        }
+        let own = ["0:0", "0:1", "0:2", "1:0", "1:1", "1:2"];
+        let found = cache.get_many::<i64>(own).await.unwrap();
+        assert!(found.len() == 6 && found.values().all(|round| *round == HAMMER_ROUNDS - 1), "{found:?}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Deleting expired items in short batches.
+
+use larder::Expiration;
+use larder::cache::Purge;
+
+use crate::support::both_engines;
+
+both_engines! {
+    async fn a_purge_deletes_expired_items_and_leaves_live_ones(db) {
+        let cache = db.cache().await;
+        assert_eq!(cache.clear_expired().await.unwrap(), 0, "an empty store is fine");
+        cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), 60).await.unwrap();
+        cache.set_many((0..700).map(|n| (format!("young:{n}"), n)), 61).await.unwrap();
+        cache.set_many((0..700).map(|n| (format!("forever:{n}"), n)), Expiration::Never).await.unwrap();
+        db.advance(60);
+        assert_eq!(cache.purge().count().await.unwrap(), 2_500);
+        assert_eq!(cache.clear_expired().await.unwrap(), 2_500);
+        assert_eq!(cache.clear_expired().await.unwrap(), 0);
+        let stats = cache.stats().await.unwrap();
+        assert_eq!((stats.total, stats.unexpired, stats.forever), (1_400, 700, 700));
+        db.advance(1);
+        assert_eq!(cache.purge().all_namespaces().run().await.unwrap(), 700);
+    }
+
+    async fn a_purge_tells_its_progress_after_each_batch(db) {
+        let cache = db.cache().await;
+        cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        let mut told = Vec::new();
+        assert_eq!(cache.purge().on_progress(|deleted| told.push(deleted)).run().await.unwrap(), 2_500);
+        assert!(told.len() > 2, "{told:?}");
+        assert!(told.is_sorted(), "{told:?}");
+        assert_eq!(told.last(), Some(&2_500));
+    }
+
+    async fn a_purge_deletes_what_had_expired_when_it_began(db) {
+        let cache = db.cache().await;
+        cache.set_many((0..600).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        cache.set_with("later", &1, 1).await.unwrap();
+        // The clock moves on after the first batch; what expires then is left for the next purge.
+        let purge: Purge<'_> = cache.purge().on_progress(|_| db.advance(1));
+        assert_eq!(purge.run().await.unwrap(), 600);
+        assert_eq!(cache.stats().await.unwrap().expired, 1);
+    }
+
+    async fn an_item_that_is_renewed_meanwhile_stays(db) {
+        let cache = db.cache().await;
+        cache.set_many((0..600).map(|n| (format!("old:{n:03}"), n)), -1).await.unwrap();
+        let mut transaction = cache.database().begin().await.unwrap();
+        // On SQLite the purge waits for this transaction; on PostgreSQL it passes the row by.
+        cache.set_in(&mut transaction, "old:000", &"new", 60).await.unwrap();
+        let purge = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.clear_expired().await.unwrap() }
+        });
+        if db.is_sqlite() {
+            tokio::task::yield_now().await;
+            transaction.commit().await.unwrap();
+            assert_eq!(purge.await.unwrap(), 599);
+        } else {
+            assert_eq!(purge.await.unwrap(), 599);
+            transaction.commit().await.unwrap();
+        }
+        assert_eq!(cache.get::<String>("old:000").await.unwrap().as_deref(), Some("new"));
+    }
+
+    async fn a_row_that_somebody_holds_is_left_for_the_next_purge(db) {
+        // SQLite has one writer: its purge waits for it, and nobody holds a row.
+        if db.is_sqlite() {
+            return;
+        }
+        let cache = db.cache().await;
+        cache.set_many([("held", 1), ("free", 2)], -1).await.unwrap();
+        let mut transaction = cache.database().begin().await.unwrap();
+        cache.add_in(&mut transaction, "held", &3, -1).await.unwrap();
+        assert_eq!(cache.purge().all_namespaces().run().await.unwrap(), 1);
+        assert_eq!(cache.clear_expired().await.unwrap(), 0);
+        transaction.rollback().await.unwrap();
+        assert_eq!(cache.clear_expired().await.unwrap(), 1);
+    }
+
+    async fn purges_that_run_together_delete_each_item_once(db) {
+        let cache = db.cache().await;
+        for namespace in ["", "other"] {
+            let items = (0..3_000).map(|n| (format!("old:{n}"), n));
+            cache.namespace(namespace).unwrap().set_many(items, -1).await.unwrap();
+        }
+        let purges = (0..4).map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.purge().all_namespaces().run().await.unwrap() })
+        });
+        let deleted: u64 = futures::future::try_join_all(purges).await.unwrap().iter().sum();
+        assert!(deleted <= 6_000, "{deleted}");
+        // One that met only rows that another one held ended early; they are gone or left for this one.
+        assert_eq!(deleted + cache.purge().all_namespaces().run().await.unwrap(), 6_000);
+    }
+}
