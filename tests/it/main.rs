@@ -3,10 +3,22 @@
 
 mod support;
 
+#[cfg(feature = "worker")]
+mod away;
 mod cache;
 #[cfg(feature = "worker")]
 mod cron_oracle;
 #[cfg(feature = "worker")]
+mod drain;
+#[cfg(feature = "worker")]
+mod enqueue;
+#[cfg(feature = "worker")]
+mod failure;
+#[cfg(feature = "worker")]
 mod plans_queue;
 #[cfg(feature = "worker")]
-mod queue;
+mod wakeup;
+#[cfg(feature = "worker")]
+mod work;
+#[cfg(feature = "worker")]
+mod worker;
