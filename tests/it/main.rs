@@ -15,7 +15,11 @@ mod enqueue;
 #[cfg(feature = "worker")]
 mod failure;
 #[cfg(feature = "worker")]
+mod jobs;
+#[cfg(feature = "worker")]
 mod plans_queue;
+#[cfg(feature = "worker")]
+mod schedule;
 #[cfg(feature = "worker")]
 mod wakeup;
 #[cfg(feature = "worker")]
