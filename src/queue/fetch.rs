@@ -103,6 +103,8 @@ impl Fetcher {
         let mut audit_at = Instant::now() + audit_interval;
         while !self.stop.is_cancelled() {
             announced.mark_unchanged();
+            // Asked before the round: what runs now may enqueue a job, and end, behind the round's back.
+            let nothing_ran = state.nothing_runs();
             // Where a round failed, its claims may have been made all the same.
             let audit = away.is_some() || audit_at <= Instant::now();
             let round = async {
@@ -122,7 +124,7 @@ impl Fetcher {
                     match round {
                         Round::Claimed => continue,
                         Round::Idle { next, blocked } => {
-                            if self.options.once && !blocked && state.nothing_runs() {
+                            if self.options.once && !blocked && nothing_ran {
                                 return;
                             }
                             self.idle_wait(next)

@@ -8,22 +8,40 @@ mod cache;
 mod cached;
 mod connections;
 mod counters;
-#[cfg(feature = "worker")]
-mod cron_oracle;
 mod expiration;
-#[cfg(feature = "cli")]
-mod fleet;
 mod house;
 mod keys;
 mod migrations;
 mod namespaces;
 mod processes;
 mod purge;
+mod transactions;
+mod values;
+
+#[cfg(feature = "worker")]
+mod away;
+#[cfg(feature = "worker")]
+mod cron_oracle;
+#[cfg(feature = "worker")]
+mod drain;
+#[cfg(feature = "worker")]
+mod enqueue;
+#[cfg(feature = "worker")]
+mod failure;
+#[cfg(feature = "worker")]
+mod jobs;
 #[cfg(feature = "worker")]
 mod plans_queue;
 #[cfg(feature = "worker")]
-mod queue;
+mod schedule;
+#[cfg(feature = "worker")]
+mod wakeup;
+#[cfg(feature = "worker")]
+mod work;
+#[cfg(feature = "worker")]
+mod worker;
+
+#[cfg(feature = "cli")]
+mod fleet;
 #[cfg(feature = "cli")]
 mod readme;
-mod transactions;
-mod values;

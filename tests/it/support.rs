@@ -199,6 +199,17 @@ where
         .enable_all()
         .build()
         .unwrap();
+    run_on(&runtime, database, behaviour);
+}
+
+/// [`run`] on a runtime of the test's choice.
+pub(crate) fn run_on<F>(
+    runtime: &tokio::runtime::Runtime,
+    database: impl AsyncFnOnce() -> TestDatabase,
+    behaviour: F,
+) where
+    F: AsyncFnOnce(&TestDatabase),
+{
     runtime.block_on(async {
         let database = database().await;
         let outcome =
