@@ -124,14 +124,17 @@ pub fn main_from(
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            return failure::end(Err(Failure::Error(usage::message(&error, &arguments))));
+            let message = usage::message(&error, &arguments);
+            return failure::end(Err(Failure::Error(message)), &arguments);
         }
     };
     log::hook_panics();
     let program = usage::program(&arguments);
     let run = AssertUnwindSafe(|| run(cli, handlers, &default_schedule, &program));
     // The hook has told of the panic.
-    std::panic::catch_unwind(run).map_or(ExitCode::from(2), failure::end)
+    std::panic::catch_unwind(run).map_or(ExitCode::from(2), |outcome| {
+        failure::end(outcome, &arguments)
+    })
 }
 
 /// What a command works with.

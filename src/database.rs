@@ -4,6 +4,7 @@
 
 mod connect;
 mod migrate;
+mod redact;
 pub(crate) mod sql;
 mod types;
 
@@ -13,8 +14,9 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 
-pub use connect::{DatabaseOptions, redact_url};
+pub use connect::DatabaseOptions;
 pub use migrate::{MigrationStatus, SchemaPolicy};
+pub use redact::redact_url;
 pub use sql::Engine;
 pub(crate) use sql::Sql;
 pub use types::Id;

@@ -31,7 +31,6 @@ enum Kind {
     Corrupt,
     SchemaMismatch,
     Transient,
-    Timeout,
     Database,
 }
 
@@ -57,11 +56,6 @@ impl Error {
 
     pub(crate) fn schema_mismatch(message: impl Into<String>) -> Self {
         Self::new(Kind::SchemaMismatch, message)
-    }
-
-    #[cfg(feature = "worker")]
-    pub(crate) fn timeout(message: impl Into<String>) -> Self {
-        Self::new(Kind::Timeout, message)
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -101,12 +95,6 @@ impl Error {
     #[must_use]
     pub fn is_schema_mismatch(&self) -> bool {
         self.kind == Kind::SchemaMismatch
-    }
-
-    /// Whether something that was waited for did not come in time.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        self.kind == Kind::Timeout
     }
 }
 

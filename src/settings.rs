@@ -51,17 +51,16 @@ mod bytes;
 mod duration;
 mod environment;
 mod read;
-mod redact;
 mod schedule;
 mod schema;
 mod section;
 mod source;
 mod value;
 
+pub use crate::database::redact_url;
 pub use bytes::{format_bytes, parse_bytes};
 pub use duration::{format_duration, parse_duration, parse_signed_duration};
 pub use environment::process_environment;
-pub use redact::redact_url;
 pub use schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 pub use section::{
     BackoffSettings, CacheSettings, DatabaseSettings, JobSettings, QueueSettings, Settings,

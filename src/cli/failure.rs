@@ -1,5 +1,6 @@
 //! How a command ends: the exit status, and the one line of an error.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 
 use super::output::one_line;
+use super::usage;
 use crate::error::Error;
 
 /// What a command that did its work has to say.
@@ -47,17 +49,18 @@ impl From<Error> for Failure {
     }
 }
 
-/// The exit status of a command's end; a failure is told in one line.
-pub(super) fn end(outcome: Result<Answer, Failure>) -> ExitCode {
+/// The exit status of a command's end; a failure is told in one line, without what is secret in the arguments.
+pub(super) fn end(outcome: Result<Answer, Failure>, arguments: &[OsString]) -> ExitCode {
     let (message, status) = match outcome {
         Ok(Answer::Yes) | Err(Failure::Closed) => return ExitCode::SUCCESS,
         Ok(Answer::No) => return ExitCode::from(1),
         Err(Failure::No(message)) => (message, 1),
         Err(Failure::Error(message)) => (message, 2),
     };
+    let message = one_line(&usage::redacted(message, arguments));
     let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
     let mut stderr = AutoStream::auto(std::io::stderr());
     // Without a standard error there is still the status.
-    let _ = writeln!(stderr, "{red}error:{red:#} {}", one_line(&message));
+    let _ = writeln!(stderr, "{red}error:{red:#} {message}");
     ExitCode::from(status)
 }

@@ -13,21 +13,26 @@ use crate::settings::redact_url;
 pub(super) fn message(error: &clap::Error, arguments: &[OsString]) -> String {
     let root = Cli::command();
     let (path, command) = named(&root, arguments);
-    let mut message = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    let message = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let commands: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
         format!("{path} needs a command: {}", commands.join(", "))
     } else {
         in_one_line(error)
     };
-    // A URL in the wrong place is repeated by clap, and its password is not for a log.
+    format!("{message} (see {path} --help)")
+}
+
+/// `message` without the passwords of URLs that the arguments hold: one in the wrong place is repeated by many errors,
+/// and is not for a log.
+pub(super) fn redacted(mut message: String, arguments: &[OsString]) -> String {
     for argument in arguments.iter().map(|argument| argument.to_string_lossy()) {
         for part in argument.split('=').chain([&*argument]) {
-            if part.contains("://") {
+            if part.contains("://") || part.starts_with("postgres") {
                 message = message.replace(part, &redact_url(part));
             }
         }
     }
-    format!("{message} (see {path} --help)")
+    message
 }
 
 fn in_one_line(error: &clap::Error) -> String {

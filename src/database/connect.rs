@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, PgPool, SqlitePool};
 use url::Url;
 
 use super::migrate::SchemaPolicy;
+use super::redact::redact_url;
 use super::sql::{Engine, Statements};
 use super::{Database, Inner, Pool};
 use crate::clock::Clock;
@@ -271,46 +272,4 @@ async fn connect_sqlite(
             }
         }
     }
-}
-
-/// `url` without its password, for people and logs. What cannot be read as a URL loses all that may hold one.
-///
-/// ```
-/// use larder::database::redact_url;
-/// assert_eq!(redact_url("postgres://app:s3cret@db/app"), "postgres://app:***@db/app");
-/// assert_eq!(redact_url("sqlite://larder.db"), "sqlite://larder.db");
-/// ```
-#[must_use]
-pub fn redact_url(url: &str) -> String {
-    if url.starts_with("sqlite:") {
-        return url.to_owned();
-    }
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    let Some(mut parsed) = Url::parse(url)
-        .ok()
-        .filter(|parsed| !parsed.cannot_be_a_base())
-    else {
-        return format!("{scheme}:***");
-    };
-    let hidden: Vec<(String, String)> = parsed
-        .query_pairs()
-        .map(|(name, value)| {
-            let secret = name.to_lowercase().contains("password");
-            (
-                name.clone().into_owned(),
-                if secret {
-                    "***".to_owned()
-                } else {
-                    value.into_owned()
-                },
-            )
-        })
-        .collect();
-    if !hidden.is_empty() {
-        parsed.query_pairs_mut().clear().extend_pairs(hidden);
-    }
-    if parsed.password().is_some() && parsed.set_password(Some("***")).is_err() {
-        return format!("{scheme}:***");
-    }
-    parsed.to_string()
 }

@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 
 use super::bytes::format_bytes;
 use super::duration::format_duration;
-use super::redact::redact_url;
 use super::schedule::ScheduleSettings;
+use crate::database::redact_url;
 use crate::queue::Retention;
 
 /// Everything that can be set, with every value checked.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::redact::redact_url;
 use super::{bytes, duration};
 use crate::Error;
+use crate::database::redact_url;
 
 /// Instants much further away than this overflow what databases and calendars hold.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
@@ -210,7 +210,8 @@ fn to_json(value: &Value) -> Option<serde_json::Value> {
 
 /// A URL may stand where it does not belong, and its password is not for an error message.
 fn show(text: &str) -> String {
-    if text.contains("://") {
+    let may_be_url = text.contains("://") || (text.contains(':') && text.contains('@'));
+    if may_be_url {
         quote(&redact_url(text))
     } else {
         quote(text)

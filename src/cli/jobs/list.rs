@@ -25,7 +25,12 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "N", value_parser = name)]
     name: Option<String>,
     /// At most so many; 0 is all
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        allow_hyphen_values = true
+    )]
     limit: u32,
 }
 

@@ -35,7 +35,12 @@ pub(in crate::cli) struct Check {
 #[derive(Debug, clap::Args)]
 struct Range {
     /// How many instants to print
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        allow_hyphen_values = true
+    )]
     count: u32,
     /// Those after this instant, such as 2026-11-22T13:00:00+01:00 [default: now]
     #[arg(long, value_name = "T", value_parser = parse_instant, allow_hyphen_values = true)]

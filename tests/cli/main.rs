@@ -1,0 +1,16 @@
+//! The `larder` command as scripts and people meet it: the real binary, on both engines.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+mod cache;
+mod config;
+mod enqueue;
+mod errors;
+mod jobs;
+mod migrate;
+mod own;
+mod schedule;
+mod secrets;
+mod worker;
