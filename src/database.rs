@@ -6,6 +6,9 @@ mod connect;
 mod migrate;
 mod redact;
 pub(crate) mod sql;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod statements;
 mod types;
 
 use std::sync::Arc;

@@ -19,8 +19,8 @@ pub enum Engine {
 pub(super) struct Pair {
     /// The word as templates write it.
     pub(super) name: &'static str,
-    sqlite: &'static str,
-    postgres: &'static str,
+    pub(super) sqlite: &'static str,
+    pub(super) postgres: &'static str,
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
@@ -404,7 +404,3 @@ fn quoted(text: &str, quote: char) -> String {
     let doubled = text.replace(quote, &format!("{quote}{quote}"));
     format!("{quote}{doubled}{quote}")
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests;

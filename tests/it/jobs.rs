@@ -7,8 +7,8 @@ use chrono::TimeDelta;
 use futures::TryStreamExt;
 use larder::jobs::clear_expired::ClearExpired;
 use larder::jobs::file_digest::{Digest, FileDigest};
-use larder::jobs::prune_jobs::{PruneJobs, Retention};
-use larder::queue::{Job, JobRecord, JobStatus, NewJob, Prune};
+use larder::jobs::prune_jobs::PruneJobs;
+use larder::queue::{Job, JobRecord, JobStatus, NewJob, Retention};
 use larder::{Cache, Expiration, Queue, Worker, jobs};
 
 use crate::support::{TestDatabase, both_engines};
@@ -118,7 +118,7 @@ both_engines! {
         }
         assert_eq!(queue.prune().older_than(Duration::ZERO).run().await.unwrap(), 5);
         assert_eq!((count(&queue, JobStatus::Queued).await, count(&queue, JobStatus::Running).await), (2, 1));
-        assert_eq!(Prune::KEEP_DONE, Duration::from_secs(7 * 86_400));
+        assert_eq!(Retention::default().keep_done, Duration::from_secs(7 * 86_400));
     }
 
     async fn pruning_goes_on_batch_by_batch_to_the_end(db) {
