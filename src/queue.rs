@@ -51,7 +51,7 @@ pub const DEFAULT_QUEUE: &str = "default";
 /// assert!(inserted);
 /// assert_eq!(queue.enqueue(&mail).unique_key("ada").await?, Enqueued { id, inserted: false });
 /// assert_eq!(queue.get(id).await?.unwrap().status, JobStatus::Queued);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # larder::Result::<()>::Ok(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Queue {
@@ -174,7 +174,6 @@ impl Queue {
     }
 
     /// Deleting finished jobs, with choices: of which status, and how old.
-    #[must_use]
     pub fn prune(&self) -> Prune<'_> {
         Prune::new(self)
     }

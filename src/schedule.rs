@@ -128,7 +128,6 @@ impl ScheduleEntry {
     }
 
     /// The job that it enqueues, before its schedule and tick are named.
-    #[must_use]
     pub fn job(&self) -> &NewJob {
         &self.job
     }

@@ -116,7 +116,7 @@ impl Queue {
     /// let enqueued = queue.enqueue_many([job.clone(), job]).await?;
     /// assert!(enqueued[0].inserted && !enqueued[1].inserted);
     /// assert_eq!(enqueued[0].id, enqueued[1].id);
-    /// # larder::Result::Ok(()) }).unwrap();
+    /// # larder::Result::<()>::Ok(()) }).unwrap();
     /// ```
     pub async fn enqueue_many(
         &self,

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// let queue = Queue::connect("sqlite::memory:").await?;
 /// let pruned = queue.prune().status(JobStatus::Done).older_than(Duration::from_secs(86_400)).run().await?;
 /// assert_eq!(pruned, 0);
-/// # larder::Result::Ok(()) }).unwrap();
+/// # larder::Result::<()>::Ok(()) }).unwrap();
 /// ```
 #[derive(Debug)]
 #[must_use = "a prune does nothing until it is run"]

@@ -109,7 +109,7 @@ pub(super) fn parse(expression: &str) -> Result<Parsed, Fault> {
     let too_few = words.last().map_or(1, |word| word.column + word.text.len());
     let column = words.get(6).map_or(too_few, |extra| extra.column);
     let Ok([seconds, minute, hour, day_of_month, month, day_of_week]) =
-        <[Word; 6]>::try_from(words)
+        <[Word<'_>; 6]>::try_from(words)
     else {
         let reason = format!(
             "found {}, expected 5 (minute, hour, day of month, month, day of week) or 6 \
