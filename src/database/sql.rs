@@ -177,6 +177,15 @@ macro_rules! known {
     };
 }
 
+/// True of every id. It makes PostgreSQL expect few rows of a batch, and so find each in the table by its primary key.
+/// Else it reads the whole table, or the whole batch for each row of the table (100 ms instead of 4 for 256 jobs among
+/// 20,000), as long as the table is small or its statistics are old.
+macro_rules! few {
+    ($id:literal) => {
+        concat!("CAST(", $id, " AS text) BETWEEN '0' AND 'g'")
+    };
+}
+
 statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
@@ -256,9 +265,10 @@ statements! {
     //
     // The statements on a batch check its rows again, in case somebody else had them first. `IS TRUE` keeps engines
     // from reading a partial index to its end for that, instead of finding the rows by id.
-    JobMakeDue: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
+    JobMakeDue: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
         WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT 1000 {skip_locked}) \
-        UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id AND (status = 'queued' AND NOT due) IS TRUE";
+        UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id \
+        AND (status = 'queued' AND NOT due) IS TRUE AND ", few!("batch_id"));
     // The names of queues by one step of the index each, however many jobs are ready. An EXISTS would be a join to
     // PostgreSQL, which reads them all.
     JobReadyQueues: concat!("WITH RECURSIVE ready (queue) AS (\
@@ -273,16 +283,16 @@ statements! {
         " ORDER BY priority DESC, run_at, id LIMIT $3 {skip_locked}) \
         UPDATE {job} SET status = 'running', worker = $4, attempt = attempt + 1, started_at = $5, \
         finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE \
-        RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload");
+        AND ", few!("batch_id"), " RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload");
     // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error.
-    JobFinish: "UPDATE {job} AS job SET status = e.value->>2, due = FALSE, \
+    JobFinish: concat!("UPDATE {job} AS job SET status = e.value->>2, due = FALSE, \
         run_at = COALESCE({time:e.value->>3}, job.run_at), result = {json:e.value->>4}, error = e.value->>5, \
         worker = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE job.worker END, \
         finished_at = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE $3 END FROM {each:$1} AS e \
         WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
-        AND job.attempt = CAST(e.value->>1 AS integer)";
+        AND job.attempt = CAST(e.value->>1 AS integer) AND ", few!("e.value->>0"));
     // The attempt is given back three times; then it counts, and a job that has spent them all ends.
-    JobRelease: "UPDATE {job} AS job SET worker = NULL, started_at = NULL, released = job.released + 1, \
+    JobRelease: concat!("UPDATE {job} AS job SET worker = NULL, started_at = NULL, released = job.released + 1, \
         attempt = CASE WHEN job.released < 3 THEN job.attempt - 1 ELSE job.attempt END, \
         status = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN 'queued' ELSE 'dead' END, \
         due = job.released < 3 OR job.attempt < job.max_attempts, \
@@ -290,17 +300,18 @@ statements! {
         error = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN job.error \
         ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e \
         WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
-        AND job.attempt = CAST(e.value->>1 AS integer)";
+        AND job.attempt = CAST(e.value->>1 AS integer) AND ", few!("e.value->>0"));
     JobHeld: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running'";
     // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends.
     JobRescue: "UPDATE {job} SET status = CASE WHEN attempt < max_attempts THEN 'queued' ELSE 'dead' END, \
         due = attempt < max_attempts, finished_at = CASE WHEN attempt < max_attempts THEN NULL ELSE $1 END, \
         error = $3, worker = NULL WHERE status = 'running' \
         AND worker NOT IN (SELECT worker.id FROM {worker} AS worker WHERE worker.heartbeat_at > $2)";
-    JobPrune: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
+    JobPrune: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
         AND status IN ('done', 'dead', 'cancelled') AND finished_at <= $2 \
         ORDER BY finished_at LIMIT $3 {skip_locked}) \
-        DELETE FROM {job} WHERE id IN (SELECT batch_id FROM batch) AND status = $1 AND finished_at <= $2";
+        DELETE FROM {job} WHERE id IN (SELECT batch_id FROM batch WHERE ", few!("batch_id"), ") \
+        AND status = $1 AND finished_at <= $2");
     WorkerBeat: "INSERT INTO {worker} AS worker (id, host, process, version, names, started_at, heartbeat_at) \
         VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
     WorkerEnd: "DELETE FROM {worker} WHERE id = $1";

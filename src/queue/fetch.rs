@@ -14,8 +14,10 @@ use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
 
+/// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
+const LOOK: Duration = Duration::from_millis(20);
 /// Jobs that are claimed in one statement.
-const BATCH: i64 = 1_000;
+const BATCH: usize = 1_000;
 /// Whatever is asked for, lost claims are looked for this often.
 const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
 /// The first and the longest wait while the database is away.
@@ -37,6 +39,9 @@ pub(crate) struct FetchOptions {
     pub(crate) once: bool,
 }
 
+/// Starts an apalis worker for a queue of this name.
+pub(crate) type Serve = dyn Fn(&str, JobBackend) + Send + Sync;
+
 pub(crate) struct Fetcher {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
@@ -45,7 +50,7 @@ pub(crate) struct Fetcher {
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
     /// Starts an apalis worker for a queue that came up.
-    pub(crate) serve: Box<dyn Fn(&str, JobBackend) + Send + Sync>,
+    pub(crate) serve: Box<Serve>,
 }
 
 /// A queue that this worker serves.
@@ -58,8 +63,8 @@ struct Served {
 
 /// What one round found.
 enum Round {
-    /// Something was claimed: there may be more.
-    Claimed,
+    /// There may be more.
+    Again,
     /// Nothing is ready for a free slot; the next job that waits for its time may start then.
     Idle {
         next: Option<Timestamp>,
@@ -73,6 +78,10 @@ struct State {
     served: HashMap<String, Served>,
     freed: Arc<Notify>,
     held: Held,
+    /// What the last look found, and when that was.
+    ready: Vec<String>,
+    next: Option<Timestamp>,
+    looked_at: Option<Instant>,
 }
 
 impl State {
@@ -122,7 +131,7 @@ impl Fetcher {
                         tracing::info!("the database is back, fetching jobs again");
                     }
                     match round {
-                        Round::Claimed => continue,
+                        Round::Again => continue,
                         Round::Idle { next, blocked } => {
                             if self.options.once && !blocked && nothing_ran {
                                 return;
@@ -171,13 +180,20 @@ impl Fetcher {
 
     async fn round(&self, names: &JsonText, state: &mut State) -> Result<Round> {
         let now = self.database.clock().now();
-        let (mut next, mut ready) = self.look(names).await?;
-        if next.is_some_and(|next| next <= now) {
-            self.make_due(now).await?;
-            (next, ready) = self.look(names).await?;
+        let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
+        // A queue that had more than its slots take is claimed from again without a look.
+        let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < LOOK);
+        let from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
+        if !from_backlog {
+            (state.next, state.ready) = self.look(names).await?;
+            if is_due(state.next) {
+                self.make_due(now).await?;
+                (state.next, state.ready) = self.look(names).await?;
+            }
+            state.looked_at = Some(Instant::now());
         }
         let (mut claimed_any, mut blocked) = (false, false);
-        for name in ready {
+        for name in std::mem::take(&mut state.ready) {
             if self.stop.is_cancelled() {
                 break;
             }
@@ -203,14 +219,27 @@ impl Fetcher {
             let free = queue.slots.available_permits();
             if free == 0 {
                 blocked = true;
+                state.ready.push(name);
                 continue;
             }
-            claimed_any |= self.claim(queue, names, free, now, state).await?;
+            let wanted = free.min(BATCH);
+            let claimed = self.claim(queue, names, wanted, now, state).await?;
+            claimed_any |= claimed > 0;
+            if claimed == wanted {
+                state.ready.push(name);
+            }
         }
-        Ok(if claimed_any {
-            Round::Claimed
-        } else {
-            Round::Idle { next, blocked }
+        if claimed_any {
+            return Ok(Round::Again);
+        }
+        if from_backlog {
+            // Nobody waits without having looked: whoever was to be woken was perhaps told before this round.
+            state.looked_at = None;
+            return Ok(Round::Again);
+        }
+        Ok(Round::Idle {
+            next: state.next,
+            blocked,
         })
     }
 
@@ -281,15 +310,15 @@ impl Fetcher {
         }
     }
 
-    /// Claims up to `free` jobs and hands them on, most urgent first. Whether there were any.
+    /// Claims up to `wanted` jobs and hands them on, most urgent first. How many there were.
     async fn claim(
         &self,
         queue: &Served,
         names: &JsonText,
-        free: usize,
+        wanted: usize,
         now: Timestamp,
         state: &State,
-    ) -> Result<bool> {
+    ) -> Result<usize> {
         type Row = (
             JobId,
             String,
@@ -301,7 +330,7 @@ impl Fetcher {
             Timestamp,
             JsonText,
         );
-        let limit = i64::try_from(free).unwrap_or(BATCH).min(BATCH);
+        let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
         let mut rows: Vec<Row> = {
             let mut connection = self.database.write().await?;
             let mut tx = connection.tx();
@@ -319,7 +348,7 @@ impl Fetcher {
         };
         // RETURNING keeps no order.
         rows.sort_by_key(|row| (std::cmp::Reverse(row.6), row.7, row.0));
-        let any = !rows.is_empty();
+        let count = rows.len();
         for (id, name, attempt, max_attempts, schedule, tick, _, _, payload) in rows {
             let permit = queue.slots.clone().try_acquire_owned().ok();
             let claimed = Claimed {
@@ -340,6 +369,6 @@ impl Fetcher {
             // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
             let _ = queue.claimed.send(claimed);
         }
-        Ok(any)
+        Ok(count)
     }
 }

@@ -198,6 +198,9 @@ fn connections_that_postgres_ends_lose_no_job_and_run_none_twice() {
                     }
                 }),
         );
+        // A worker whose start meets a fault does not start.
+        let first = queue.enqueue(&probe(-1)).await.unwrap().id;
+        becomes(&queue, first, JobStatus::Done).await;
         let (mut all, mut ended) = (Vec::new(), 0);
         for round in 0..20 {
             let jobs = (0..100).map(|n| larder::queue::NewJob::new(&probe(round * 100 + n)));
@@ -214,7 +217,7 @@ fn connections_that_postgres_ends_lose_no_job_and_run_none_twice() {
         }
         worker.end().await;
         let runs = runs.lock().unwrap();
-        assert_eq!(runs.len(), 2_000);
+        assert_eq!(runs.len(), 2_001);
         assert!(runs.values().all(|runs| *runs == 1));
     });
 }

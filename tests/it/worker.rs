@@ -189,6 +189,7 @@ both_engines! {
     async fn handlers_are_given_all_that_they_ask_for(db) {
         #[derive(Clone)]
         struct Greeting(&'static str);
+        #[allow(clippy::too_many_arguments, reason = "all that there is")]
         async fn handler(
             _: Probe, cache: Data<Cache>, queue: Data<Queue>, greeting: Data<Greeting>, absent: Option<Data<Vec<u8>>>,
             cx: JobContext, id: TaskId, attempt: Attempt,
