@@ -55,7 +55,7 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// The settings file [default: LARDER_CONFIG, or ./larder.toml if it is there]
-    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = GLOBAL)]
     config: Option<PathBuf>,
     /// The database, as sqlite://FILE or postgres://USER:PASSWORD@HOST/DATABASE [default: LARDER_DATABASE_URL,
     /// DATABASE_URL, the settings file, or sqlite://larder.db]

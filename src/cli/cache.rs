@@ -2,6 +2,8 @@
 
 mod clear;
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -74,7 +76,8 @@ pub(super) enum Command {
     Increment(Count),
     /// Take from a counter, and print its new value; a new one starts from 0
     Decrement(Count),
-    /// Print the keys of live items, one a line, in the order of their bytes
+    /// Print the keys of live items, one a line, in the order of their bytes; a key that holds a line break is told from
+    /// two by --json
     Keys {
         /// Only those that begin with this
         #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
@@ -172,9 +175,7 @@ impl Command {
             }
             Self::Ttl { key } => match cache.ttl(&key).await? {
                 Some(Ttl::Left(left)) => {
-                    // Rounded up, so that a live item never shows 0.
-                    let seconds = left.as_millis().div_ceil(1_000);
-                    out.line(seconds)?;
+                    out.line(whole_seconds(left))?;
                     Ok(Answer::Yes)
                 }
                 Some(Ttl::Never) => answer(out, Some("never"), str::to_owned),
@@ -216,6 +217,11 @@ fn answer<T: Serialize + ?Sized>(
 fn yes_or_no(out: &mut Output, yes: bool) -> Result<Answer, Failure> {
     out.line(yes)?;
     Ok(yes.into())
+}
+
+/// Rounded up, so that a live item never shows 0.
+fn whole_seconds(left: Duration) -> u128 {
+    left.as_millis().div_ceil(1_000)
 }
 
 /// What `get --info` shows. Tags, leases and the jobs of memoized keys are not there yet.
@@ -308,4 +314,16 @@ async fn stats(cache: &Cache, out: &mut Output) -> Result<Answer, Failure> {
     ];
     out.show(&stats, lines.join("\n"))?;
     Ok(Answer::Yes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seconds_that_are_left_are_rounded_up() {
+        for (millis, seconds) in [(1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
 }

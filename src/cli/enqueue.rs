@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// While a job of this name with this key is queued or running, enqueue none and print that one's id
     #[arg(long, value_name = "K", value_parser = name)]
     unique_key: Option<String>,
-    /// Wait for its result and print that, for at most D where it is given
+    /// Wait for its result and print that; for at most D where it is given, with the equals sign
     #[arg(long, value_name = "D", value_parser = duration, num_args = 0..=1, require_equals = true)]
     wait: Option<Option<Duration>>,
 }

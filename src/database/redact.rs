@@ -9,7 +9,7 @@ const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 /// uncertain, and then only the scheme is shown, as it is for other databases. After a `?password=` nothing of the query is shown.
 ///
 /// ```
-/// use larder::settings::redact_url;
+/// use larder::database::redact_url;
 ///
 /// assert_eq!(redact_url("postgres://app:secret@db:5432/app"), "postgres://app:***@db:5432/app");
 /// assert_eq!(redact_url("postgres://db/app?password=secret"), "postgres://db/app?password=***");
