@@ -121,7 +121,7 @@ fn a_postgres_that_is_cut_off_pauses_the_worker_and_nothing_is_lost() {
         let database = DatabaseOptions::new(&url)
             .schema(&db.schema)
             .clock(db.clock.clone())
-            .acquire_timeout(Duration::from_millis(200))
+            .acquire_timeout(Duration::from_secs(1))
             .connect()
             .await
             .unwrap();
