@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::support::{TestDatabase, run_on};
 use crate::work::{Probe, becomes, eventually, lively, probe, start};
 
-/// What the program logs at `warn` and above, on this thread.
+/// What larder logs on this thread.
 #[derive(Clone, Default)]
 struct Logs(Arc<Mutex<Vec<String>>>);
 
@@ -35,7 +35,7 @@ impl Logs {
 
 impl tracing::Subscriber for Logs {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::INFO && metadata.target().starts_with("larder")
+        *metadata.level() <= tracing::Level::DEBUG && metadata.target().starts_with("larder")
     }
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
         tracing::span::Id::from_u64(1)
@@ -145,6 +145,10 @@ fn a_postgres_that_is_cut_off_pauses_the_worker_and_nothing_is_lost() {
         ] {
             eventually(fault, async || logs.count(fault) > 0).await;
         }
+        eventually("it goes on trying", async || {
+            logs.count("still no heartbeat") > 2
+        })
+        .await;
         assert!(worker.is_at_work());
         assert_eq!(
             becomes(&queue, finishes_meanwhile, JobStatus::Running)
@@ -258,6 +262,10 @@ fn an_sqlite_that_somebody_locks_pauses_the_worker_and_nothing_is_lost() {
         ] {
             eventually(fault, async || logs.count(fault) > 0).await;
         }
+        eventually("it goes on trying", async || {
+            logs.count("still no heartbeat") > 2
+        })
+        .await;
         assert!(worker.is_at_work());
         lock.rollback().await.unwrap();
         let done = becomes(&queue, finishes_meanwhile, JobStatus::Done).await;

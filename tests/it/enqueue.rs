@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::support::{TestDatabase, both_engines, noon};
+use crate::support::{TestDatabase, both_engines, noon, run_on};
 use crate::work::{Other, Probe, becomes, count, job, once, probe, run, start, without_polling};
 
 fn raw(text: &str) -> Box<RawValue> {
@@ -185,18 +185,23 @@ both_engines! {
             seen.send(job.value).unwrap();
             async { Ok::<_, JobError>(Value::Null) }
         };
-        for at_once in [1, 2] {
-            let mut options = once();
-            options.concurrency = at_once;
-            run(Worker::new(db.open().await).options(options).register(handler.clone())).await;
-            if at_once == 1 {
-                let mut got = Vec::new();
-                while let Ok(value) = order.try_recv() {
-                    got.push(value);
-                }
-                assert_eq!(got, ["a", "b", "c", "d", "e", "f"]);
-            }
+        let mut options = once();
+        options.concurrency = 1;
+        run(Worker::new(db.open().await).options(options).register(handler)).await;
+        let mut got = Vec::new();
+        while let Ok(value) = order.try_recv() {
+            got.push(value);
         }
+        assert_eq!(got, ["a", "b", "c", "d", "e", "f"]);
+    }
+
+    async fn a_payload_as_deep_as_it_may_be_reaches_its_handler(db) {
+        let queue = queue(db).await;
+        let deep = format!(r#"{{"value":{}1{}}}"#, "[".repeat(127), "]".repeat(127));
+        let id = queue.enqueue_new(NewJob::named("probe", &raw(&deep))).await.unwrap().id;
+        run(Worker::new(db.open().await).options(once()).register(give_back)).await;
+        let record = job(&queue, id).await;
+        assert_eq!(record.status, JobStatus::Done, "{:?}", record.error);
     }
 
     async fn a_delay_counts_from_now_and_an_instant_that_has_passed_is_due(db) {
@@ -281,5 +286,40 @@ both_engines! {
         let refused = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(db.execute(sql))).await;
         assert!(refused.is_err());
         assert_eq!(count(&queue, JobStatus::Queued).await, 1);
+    }
+}
+
+// On one thread, where tasks begin in the order in which they were made.
+#[test]
+fn jobs_that_are_claimed_together_start_in_their_order() {
+    for of_engine in [false, true] {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let database = async || {
+            if of_engine {
+                TestDatabase::postgres().await
+            } else {
+                TestDatabase::sqlite().await
+            }
+        };
+        run_on(&runtime, database, async |db| {
+            let queue = queue(db).await;
+            let jobs = (0..12).map(|n| NewJob::new(&probe(n)).priority(n % 3));
+            queue.enqueue_many(jobs).await.unwrap();
+            let (seen, mut order) = tokio::sync::mpsc::unbounded_channel();
+            let handler = move |job: Probe| {
+                seen.send(job.value.as_i64().unwrap()).unwrap();
+                async { Ok::<_, JobError>(Value::Null) }
+            };
+            run(Worker::new(db.open().await)
+                .options(once())
+                .register(handler))
+            .await;
+            let mut got = Vec::new();
+            order.recv_many(&mut got, 12).await;
+            assert_eq!(got, [2, 5, 8, 11, 1, 4, 7, 10, 0, 3, 6, 9]);
+        });
     }
 }

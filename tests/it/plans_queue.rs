@@ -64,7 +64,8 @@ const STATEMENTS: [Statement; 12] = [
 /// Whether a step of a plan reads the job table otherwise than by an index that it may use, or sorts its rows.
 fn strays(name: &str, step: &str, indexes: &[&str], analyzed: bool) -> bool {
     let step = step.trim().trim_start_matches("->").trim();
-    if step.contains("TEMP B-TREE") {
+    // A hash holds all of one side, however little of it is asked for.
+    if step.contains("TEMP B-TREE") || step.starts_with("Hash ") {
         return true;
     }
     // Before there are statistics PostgreSQL expects a handful of rows there, and sorts them.
@@ -85,7 +86,8 @@ fn strays(name: &str, step: &str, indexes: &[&str], analyzed: bool) -> bool {
     })
 }
 
-async fn fill(db: &TestDatabase) {
+/// So many jobs that are done, as many that wait for their time, ready ones and a few that run.
+async fn fill(db: &TestDatabase, many: u32, ready: u32) {
     let (series, id, now, yes, no) = if db.is_sqlite() {
         (
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT COUNT) ",
@@ -109,9 +111,9 @@ async fn fill(db: &TestDatabase) {
         "CAST('019aabcd-0000-7000-8000-000000000000' AS uuid)"
     };
     for (part, count, status, due, worker) in [
-        ("0001", 100_000, "done", no, worker),
-        ("0002", 100_000, "queued", no, "NULL"),
-        ("0003", 5_000, "queued", yes, "NULL"),
+        ("0001", many, "done", no, worker),
+        ("0002", many, "queued", no, "NULL"),
+        ("0003", ready, "queued", yes, "NULL"),
         ("0004", 50, "running", no, worker),
     ] {
         let finished = if status == "done" { now } else { "NULL" };
@@ -178,22 +180,37 @@ async fn plan(db: &TestDatabase, name: &str, arguments: &[(&str, &str)]) -> Vec<
     plans
 }
 
+async fn keeps_to_the_indexes(db: &TestDatabase, analyzed: bool) {
+    for (name, arguments, indexes) in STATEMENTS {
+        let plan = plan(db, name, arguments).await;
+        let stray = plan
+            .iter()
+            .find(|step| strays(name, step, indexes, analyzed));
+        let told = plan.join("\n");
+        assert_eq!(stray, None, "{name}, analyzed: {analyzed}\n{told}");
+        for index in indexes.iter().filter(|index| **index != PRIMARY) {
+            assert!(
+                plan.iter().any(|step| step.contains(index)),
+                "{name} leaves {index} alone\n{told}"
+            );
+        }
+    }
+}
+
 both_engines! {
     async fn the_queue_reads_by_its_indexes_among_many_rows(db) {
         drop(db.open().await);
-        fill(db).await;
-        for analyzed in [false, true] {
-            if analyzed {
-                db.execute("ANALYZE").await;
-            }
-            for (name, arguments, indexes) in STATEMENTS {
-                let plan = plan(db, name, arguments).await;
-                let stray = plan.iter().find(|step| strays(name, step, indexes, analyzed));
-                assert_eq!(stray, None, "{name}, analyzed: {analyzed}\n{}", plan.join("\n"));
-                for index in indexes.iter().filter(|index| **index != PRIMARY) {
-                    assert!(plan.iter().any(|step| step.contains(index)), "{name} leaves {index} alone\n{}", plan.join("\n"));
-                }
-            }
-        }
+        fill(db, 100_000, 5_000).await;
+        keeps_to_the_indexes(db, false).await;
+        db.execute("ANALYZE").await;
+        keeps_to_the_indexes(db, true).await;
+    }
+
+    // A smaller table is where PostgreSQL is tempted to read it all.
+    async fn the_queue_reads_by_its_indexes_among_some_thousand_rows(db) {
+        drop(db.open().await);
+        fill(db, 2_000, 20_000).await;
+        db.execute("ANALYZE").await;
+        keeps_to_the_indexes(db, true).await;
     }
 }

@@ -1,14 +1,18 @@
 //! How soon a worker learns of a job, without polling where it can.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use larder::queue::{JobId, JobStatus};
+use larder::queue::{JobId, JobStatus, NewJob};
 use larder::worker::WorkerOptions;
 use larder::{JobContext, JobError, Queue, Worker};
 use serde_json::Value;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::support::{TestDatabase, both_engines, run};
-use crate::work::{Probe, Started, becomes, lively, probe, start, ticking, without_polling};
+use crate::work::{
+    Probe, Started, becomes, lively, probe, start, ticking, within, without_polling,
+};
 
 /// The first attempt of a job that says so fails, and wants another soon.
 async fn handler(job: Probe, cx: JobContext) -> Result<Value, JobError> {
@@ -55,6 +59,42 @@ both_engines! {
         let (queue, worker) = idle(db, without_polling()).await;
         let id = queue.enqueue(&probe("again")).await.unwrap().id;
         is_done(&queue, id, worker).await;
+    }
+
+    async fn a_job_of_another_queue_starts_at_once_while_a_backlog_waits(db) {
+        let database = ticking(db).await;
+        let queue = Queue::new(database.clone());
+        let gate = Arc::new(Semaphore::new(0));
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let handler = {
+            let gate = gate.clone();
+            move |_: Probe, cx: JobContext| {
+                let (gate, begun) = (gate.clone(), begun.clone());
+                async move {
+                    if cx.queue == "busy" {
+                        begun.send(())?;
+                        gate.acquire().await?.forget();
+                    }
+                    Ok::<_, JobError>(Value::Null)
+                }
+            }
+        };
+        let mut options = without_polling();
+        options.concurrency = 1;
+        let worker = start(Worker::new(database).options(options).register(handler));
+        for _ in 0..10 {
+            let backlog = (0..2).map(|n| NewJob::new(&probe(n)).queue("busy"));
+            let backlog = queue.enqueue_many(backlog).await.unwrap();
+            within(begins.recv()).await.unwrap();
+            let other = queue.enqueue(&probe(2)).queue("other").await.unwrap().id;
+            becomes(&queue, other, JobStatus::Done).await;
+            gate.add_permits(2);
+            within(begins.recv()).await.unwrap();
+            for job in backlog {
+                becomes(&queue, job.id, JobStatus::Done).await;
+            }
+        }
+        worker.end().await;
     }
 
     async fn polling_finds_what_nobody_told(db) {
