@@ -174,7 +174,6 @@ impl Queue {
     }
 
     /// Deleting finished jobs, with choices: of which status, and how old.
-    #[must_use]
     pub fn prune(&self) -> Prune<'_> {
         Prune::new(self)
     }

@@ -93,6 +93,7 @@ macro_rules! statements {
     ($($name:ident: $template:expr;)*) => {
         /// The name of a statement.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(not(feature = "worker"), allow(dead_code, reason = "some are the worker's alone"))]
         pub(crate) enum Sql { $($name),* }
 
         pub(super) const TEMPLATES: &[(&str, &str)] = &[$((stringify!($name), $template)),*];

@@ -1,4 +1,6 @@
 //! `larder.toml`, the environment and the defaults, as a user of the library sees them.
+#![cfg(feature = "worker")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::PathBuf;
 use std::time::Duration;
