@@ -142,7 +142,10 @@ fn a_worker_without_notifications_of_its_schema_sleeps_on() {
             .id;
         becomes(&queue, ours, JobStatus::Done).await;
         assert_eq!(becomes(&other, theirs, JobStatus::Queued).await.attempt, 0);
-        stranger.execute("DROP TABLE {}job").await;
+        let schema = stranger.schema.replace('"', "\"\"");
+        stranger
+            .execute(&format!("DROP SCHEMA \"{schema}\" CASCADE"))
+            .await;
         worker.end().await;
     });
 }
