@@ -1,10 +1,13 @@
 //! [`Cache`]: operations on keys. [`Cached`] is the handle of one key.
 
 mod cached;
+mod clear;
 mod expiration;
 mod limits;
-mod operations;
 mod purge;
+mod read;
+mod rows;
+mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -353,7 +356,7 @@ impl Cache {
             let page = cache.keys_page(connection.tx(), &prefix, &last).await?;
             drop(connection);
             let (done, last) = (
-                page.len() < operations::PAGE as usize,
+                page.len() < read::PAGE as usize,
                 page.last().cloned().unwrap_or_default(),
             );
             let keys = futures::stream::iter(page.into_iter().map(Ok));

@@ -72,9 +72,14 @@ pub(super) fn run<T>(
     let outcome = runtime.block_on(async {
         let database = open(options, loaded).await?;
         let outcome = work(&database).await;
-        let _ = tokio::time::timeout(CLOSE, database.close()).await;
+        close(&database).await;
         outcome
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// Closes the database, so that SQLite folds its log into the file.
+pub(super) async fn close(database: &Database) {
+    let _ = tokio::time::timeout(CLOSE, database.close()).await;
 }

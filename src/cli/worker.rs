@@ -83,7 +83,9 @@ impl Args {
             worker = worker.schedule(entry);
         }
         let (first, second) = (came(first), came(second));
-        Ok(worker.run_until_forced(first, second).await?)
+        let ended = worker.run_until_forced(first, second).await;
+        database::close(&database).await;
+        Ok(ended?)
     }
 
     /// The settings, with the flags over them.

@@ -1,0 +1,89 @@
+//! Clearing ranges of keys, in the caller's transaction or in short batches.
+
+use super::Cache;
+use super::limits::{check_prefix, prefix_end};
+use crate::database::{Sql, Tx, query};
+use crate::error::Result;
+
+/// Rows deleted at once by a clear outside a transaction: some milliseconds of work.
+const CLEAR_BATCH: i64 = 1_000;
+
+impl Cache {
+    /// [`Cache::clear_prefix`] in the caller's transaction, in one statement.
+    ///
+    /// # Errors
+    /// Where no key can have the prefix, the database fails or the transaction is of the other engine.
+    pub async fn clear_prefix_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<u64> {
+        check_prefix(prefix)?;
+        let mut tx = self.database.own(tx)?;
+        let end = prefix_end(prefix);
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheClearRange,
+            &*self.namespace,
+            prefix,
+            &end
+        )
+    }
+
+    /// [`Cache::clear_all`] in the caller's transaction, in one statement.
+    ///
+    /// # Errors
+    /// As [`Cache::clear_prefix_in`].
+    pub async fn clear_all_in<'c>(&self, tx: impl Into<Tx<'c>>) -> Result<u64> {
+        self.clear_prefix_in(tx, "").await
+    }
+
+    /// [`Cache::clear_expired`] in the caller's transaction, in one statement. An item that another transaction holds
+    /// is left.
+    ///
+    /// # Errors
+    /// As [`Cache::clear_prefix_in`].
+    pub async fn clear_expired_in<'c>(&self, tx: impl Into<Tx<'c>>) -> Result<u64> {
+        let mut tx = self.database.own(tx)?;
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CachePurgeNamespace,
+            self.now(),
+            i64::MAX,
+            &*self.namespace
+        )
+    }
+
+    /// Deletes a range of keys in short batches, each from one key to another, so that it ends though others write.
+    pub(super) async fn clear_range(&self, from: &str, end: &str) -> Result<u64> {
+        let (mut from, mut deleted) = (from.to_owned(), 0);
+        loop {
+            let mut connection = self.database.write().await?;
+            let mut tx = connection.tx();
+            let boundary: Option<(String,)> = query!(
+                self.database,
+                tx,
+                fetch_optional,
+                Sql::CacheRangeEnd,
+                &*self.namespace,
+                &from,
+                end,
+                CLEAR_BATCH
+            )?;
+            let until = boundary.as_ref().map_or(end, |(key,)| key);
+            deleted += query!(
+                self.database,
+                tx,
+                execute,
+                Sql::CacheClearRange,
+                &*self.namespace,
+                &from,
+                until
+            )?;
+            match boundary {
+                Some((key,)) => from = key,
+                None => return Ok(deleted),
+            }
+        }
+    }
+}
