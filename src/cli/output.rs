@@ -99,6 +99,11 @@ impl<'a> List<'a> {
         serde_json::to_writer(&mut self.out.out, value).map_err(|error| lost(error.into()))
     }
 
+    /// As [`Output::styled`].
+    pub(super) fn styled(&self, style: Style, text: impl Display) -> String {
+        self.out.styled(style, text)
+    }
+
     pub(super) fn end(self) -> Result<(), Failure> {
         match (self.out.json, self.any) {
             (false, _) => Ok(()),

@@ -240,6 +240,10 @@ fn create_private(file: &Path) -> Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(file) {
         Ok(_) => Ok(()),
+        Err(_) if file.is_dir() => Err(Error::invalid(format!(
+            "cannot open the SQLite file {}: it is a folder; name a file in it",
+            file.display()
+        ))),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(Error::invalid(format!(
             "cannot create the SQLite file {}: {error}; choose a folder that exists and can be written",

@@ -107,6 +107,9 @@ fn a_database_that_cannot_be_reached_is_named() {
         "stats",
     ])
     .fails(&["/no/such/folder/x.db", "choose a folder"]);
+    std::fs::create_dir(home.path("folder")).unwrap();
+    home.run(&["--database-url", "sqlite://folder", "cache", "stats"])
+        .fails(&["folder", "name a file in it"]);
     home.run(&["--database-url", "mysql://h/db", "cache", "stats"])
         .fails(&["mysql:", "sqlite: or postgres:"]);
     home.write(

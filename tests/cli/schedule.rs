@@ -113,3 +113,30 @@ fn check_prints_the_instants_of_an_expression_and_opens_no_database() {
         .prints("");
     assert!(!home.path("test.db").exists());
 }
+
+#[test]
+fn check_prints_as_it_goes_and_ends_with_the_year_9999() {
+    use std::io::{BufRead, BufReader};
+
+    let home = Home::sqlite();
+    let mut check = home
+        .command(env!("CARGO_BIN_EXE_larder"))
+        .args(["schedule", "check", "* * * * * *", "--count", "4294967295"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whoever has read enough closes the pipe; had it all been gathered first, this would take hours.
+    let mut lines = BufReader::new(check.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().ends_with('Z'));
+    drop(lines);
+    check.wait().unwrap();
+
+    home.run(&[
+        "schedule",
+        "check",
+        "@yearly",
+        "--from",
+        "9998-06-01T00:00:00Z",
+    ])
+    .prints("9999-01-01T00:00:00Z\n");
+}

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stdout};
 
 use anstyle::Style;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 
 use super::settings_of;
 use crate::cli::args::instant as parse_instant;
@@ -72,22 +72,19 @@ impl Range {
         let local = stdout().is_terminal() && zone != chrono_tz::UTC;
         let dim = Style::new().dimmed();
         let mut at = self.from.unwrap_or_else(Utc::now);
-        let mut lines = Vec::new();
+        let mut list = List::new(out);
         for _ in 0..self.count {
-            let Some(tick) = cron.next_after(at) else {
+            // RFC 3339 has no later year than 9999.
+            let Some(tick) = cron.next_after(at).filter(|tick| tick.year() <= 9999) else {
                 break;
             };
             let mut line = instant(tick);
             if local {
                 let shown = tick.with_timezone(&zone).format("%a %F %T %Z");
-                line = format!("{line}  {}", out.styled(dim, shown));
+                line = format!("{line}  {}", list.styled(dim, shown));
             }
-            lines.push((instant(tick), line));
+            list.push(&instant(tick), line)?;
             at = tick;
-        }
-        let mut list = List::new(out);
-        for (tick, line) in &lines {
-            list.push(tick, line)?;
         }
         list.end()?;
         Ok(Answer::Yes)
