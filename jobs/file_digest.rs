@@ -4,7 +4,7 @@
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -13,6 +13,9 @@ use crate::{Cache, Data, Expiration, Job, JobError};
 
 /// How long a digest is kept after it was taken.
 const KEEP: Duration = Duration::from_secs(30 * 86_400);
+
+/// Longer than the step in which Linux's file systems tell the time: a tick of the kernel, of at most 10 ms.
+const STEP: Duration = Duration::from_millis(20);
 
 /// Its payload: `{"path": "/absolute/path"}`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +59,7 @@ pub async fn file_digest(job: FileDigest, cache: Data<Cache>) -> Result<Digest, 
     if let Some(digest) = cached.value().await? {
         return Ok(digest.clone());
     }
+    tokio::time::sleep(found.settling()).await;
     let digest = tokio::task::spawn_blocking(move || {
         let digest = read(&path)?;
         if stamp(&path)? != found || digest.bytes != found.size {
@@ -79,6 +83,16 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// How long until a further change of the file shows in its time of change, which moves in steps: a file that was
+    /// changed in this very step could be changed again, after it was read, and keep its stamp.
+    fn settling(&self) -> Duration {
+        let changed = u64::try_from(self.modified_nanos).map(Duration::from_nanos);
+        let age = changed
+            .ok()
+            .and_then(|changed| SystemTime::now().duration_since(UNIX_EPOCH + changed).ok());
+        age.map_or(Duration::ZERO, |age| STEP.saturating_sub(age))
+    }
+
     /// A path may be longer than a key, and so it goes in as a hash.
     fn key(&self, path: &Path) -> String {
         let path = hexadecimal(&Sha256::digest(path.as_os_str().as_encoded_bytes()));

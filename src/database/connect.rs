@@ -123,6 +123,7 @@ impl DatabaseOptions {
     pub fn would_create_file(&self) -> bool {
         matches!(engine_of(&self.url), Ok(Engine::Sqlite))
             && !is_memory(&self.url)
+            && may_create(&self.url)
             && SqliteConnectOptions::from_str(&self.url)
                 .is_ok_and(|options| !options.get_filename().exists())
     }
@@ -176,9 +177,12 @@ impl DatabaseOptions {
             });
         }
         let file = options.get_filename().to_owned();
-        create_private(&file)?;
+        let may_create = may_create(&self.url);
+        if may_create {
+            create_private(&file)?;
+        }
         let options = options
-            .create_if_missing(true)
+            .create_if_missing(may_create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal);
         let pool = |connections| {
@@ -252,6 +256,9 @@ fn create_private(file: &Path) -> Result<()> {
     }
 }
 
+/// How long an open is tried again for a fault that is no lock.
+const FAULT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The change to WAL wants the file for itself and fails at once, whatever the busy timeout, where processes open it
 /// together for the first time.
 async fn connect_sqlite(
@@ -260,20 +267,40 @@ async fn connect_sqlite(
     timeout: Duration,
     file: &Path,
 ) -> Result<SqlitePool> {
-    let deadline = Instant::now() + timeout;
+    let started = Instant::now();
     loop {
-        match pool.clone().connect_with(options.clone()).await {
+        let error = match pool.clone().connect_with(options.clone()).await {
             Ok(pool) => return Ok(pool),
-            Err(error) => {
-                let error = Error::from(error);
-                if !error.is_transient() || Instant::now() >= deadline {
-                    return Err(Error::invalid(format!(
-                        "cannot open the SQLite file {}: {error}",
-                        file.display()
-                    )));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            Err(error) => error,
+        };
+        // A lock goes away. Another fault may come of the race itself, and is not waited for as long.
+        let patience = if is_lock(&error) {
+            timeout
+        } else {
+            timeout.min(FAULT_PATIENCE)
+        };
+        let error = Error::from(error);
+        if !error.is_transient() || started.elapsed() >= patience {
+            return Err(Error::invalid(format!(
+                "cannot open the SQLite file {}: {error}; see who may read and write it and its folder, or name another file",
+                file.display()
+            )));
         }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Whether somebody else holds the database: SQLite's primary result codes 5, busy, and 6, locked.
+fn is_lock(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<i32>().ok())
+        .is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+/// Whether the URL lets a file be made that is not there.
+fn may_create(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    !query
+        .split('&')
+        .any(|option| matches!(option, "mode=ro" | "mode=rw"))
 }

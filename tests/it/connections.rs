@@ -361,6 +361,22 @@ mod sqlite_file {
     }
 
     #[tokio::test]
+    async fn a_url_that_creates_nothing_leaves_nothing_where_there_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.db");
+        for mode in ["ro", "rw"] {
+            let url = format!("sqlite://{}?mode={mode}", file.display());
+            let error = Database::connect(&url).await.unwrap_err();
+            assert!(error.to_string().contains("test.db"), "{error}");
+            assert!(!file.exists(), "{mode}");
+        }
+        Database::connect(&format!("sqlite://{}?mode=rwc", file.display()))
+            .await
+            .unwrap();
+        assert!(file.exists());
+    }
+
+    #[tokio::test]
     async fn the_journal_is_a_write_ahead_log() {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("test.db").display());
