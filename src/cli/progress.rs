@@ -1,12 +1,19 @@
-//! Progress of long work, on standard error and on a terminal alone.
+//! Progress of long work, on standard error: a bar or a spinner on a terminal, now and then a plain line elsewhere.
 
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A spinner or a bar; gone when it is dropped. Without a terminal it is nothing.
+/// Without a terminal, work that takes this long is told of, and again after each such time.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// A spinner, a bar or plain lines; at an end when it is dropped.
 pub(super) struct Progress {
     bar: ProgressBar,
+    plain: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Progress {
@@ -26,18 +33,25 @@ impl Progress {
 
     fn new(length: Option<u64>, what: &str, template: &str) -> Self {
         let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+        bar.set_message(what.to_owned());
         if bar.is_hidden() {
-            return Self { bar };
+            let (end, ended) = channel();
+            let shown = bar.clone();
+            let teller =
+                std::thread::spawn(move || tell(&shown, PLAIN_EVERY, &ended, io::stderr()));
+            return Self {
+                bar,
+                plain: Some((end, teller)),
+            };
         }
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        bar.set_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar }
+        Self { bar, plain: None }
     }
 
-    /// Whether anybody sees it.
+    /// Whether there is a terminal to show it.
     pub(super) fn is_shown() -> bool {
         !ProgressDrawTarget::stderr().is_hidden()
     }
@@ -53,6 +67,67 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        if let Some((end, teller)) = self.plain.take() {
+            // Nothing is told after this: the next line is the result, or the error.
+            drop(end);
+            let _ = teller.join();
+        }
         self.bar.finish_and_clear();
+    }
+}
+
+/// Writes a line of where `bar` stands, each time that `every` has gone by, until the other end of `ended` is gone.
+fn tell(bar: &ProgressBar, every: Duration, ended: &Receiver<()>, mut to: impl Write) {
+    while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+        let seconds = bar.elapsed().as_secs();
+        let line = match bar.position() {
+            0 => format!("{}: {seconds} s", bar.message()),
+            done => format!("{}: {done} in {seconds} s", bar.message()),
+        };
+        // Whoever closed standard error does not want to know.
+        if writeln!(to, "{line}").is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hands on each line that is written.
+    struct Lines(Sender<String>);
+
+    impl Write for Lines {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let line = String::from_utf8_lossy(text).into_owned();
+            self.0.send(line).map_err(io::Error::other)?;
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_long_work_is_told_of_in_plain_lines_until_it_ends() {
+        let bar = ProgressBar::hidden();
+        bar.set_message("deleting cache items");
+        let ((end, ended), (write, written)) = (channel(), channel());
+        let shown = bar.clone();
+        let teller = std::thread::spawn(move || {
+            tell(&shown, Duration::from_millis(1), &ended, Lines(write));
+        });
+        let patience = Duration::from_secs(30);
+        let begun = written.recv_timeout(patience).unwrap();
+        assert!(begun.starts_with("deleting cache items: "), "{begun}");
+        bar.set_position(2_500);
+        let mut text = String::new();
+        while !text.contains("deleting cache items: 2500 in ") {
+            text.push_str(&written.recv_timeout(patience).unwrap());
+        }
+        drop(end);
+        teller.join().unwrap();
     }
 }
