@@ -165,8 +165,7 @@ impl Command {
             }
             Self::Delete { keys } => {
                 let deleted = cache.delete_many(&keys).await?;
-                clear::told(out, deleted, "cache items")?;
-                Ok((deleted > 0).into())
+                clear::told(out, deleted, "cache items")
             }
             Self::Exists { key } => yes_or_no(out, cache.exists(&key).await?),
             Self::Touch { key, deadline } => {

@@ -77,8 +77,9 @@ impl Command {
                     let progress = Progress::spinner("deleting finished jobs");
                     let pruned = prune.run().await;
                     drop(progress);
-                    out.line(pruned?)?;
-                    Ok(Answer::Yes)
+                    let pruned = pruned?;
+                    out.line(pruned)?;
+                    Ok((pruned > 0).into())
                 }
                 Self::Stats => stats::run(&queue, rescue_after, out).await,
                 Self::Names => Ok(Answer::Yes),

@@ -1,4 +1,4 @@
-//! `larder cache clear-…`: many items at once. Nothing to delete is still done: status 0.
+//! `larder cache clear-…`: many items at once. Nothing deleted is status 1, as of `delete`.
 
 use serde::Serialize;
 
@@ -46,8 +46,7 @@ impl All {
             cache.clear_all().await
         };
         drop(progress);
-        told(out, deleted?, "cache items")?;
-        Ok(Answer::Yes)
+        told(out, deleted?, "cache items")
     }
 }
 
@@ -59,8 +58,7 @@ pub(super) async fn prefix(
     let progress = Progress::spinner("deleting cache items");
     let deleted = cache.clear_prefix(prefix).await;
     drop(progress);
-    told(out, deleted?, "cache items")?;
-    Ok(Answer::Yes)
+    told(out, deleted?, "cache items")
 }
 
 pub(super) async fn expired(cache: &Cache, out: &mut Output) -> Result<Answer, Failure> {
@@ -77,8 +75,7 @@ pub(super) async fn expired(cache: &Cache, out: &mut Output) -> Result<Answer, F
         .run()
         .await;
     drop(progress);
-    told(out, deleted?, "expired cache items")?;
-    Ok(Answer::Yes)
+    told(out, deleted?, "expired cache items")
 }
 
 #[derive(Serialize)]
@@ -86,7 +83,8 @@ struct Deleted {
     deleted: u64,
 }
 
-/// `Deleted N cache items.`, or `{"deleted":N}`.
-pub(super) fn told(out: &mut Output, deleted: u64, what: &str) -> Result<(), Failure> {
-    out.show(&Deleted { deleted }, format!("Deleted {deleted} {what}."))
+/// `Deleted N cache items.`, or `{"deleted":N}`. The answer is whether there was anything to delete.
+pub(super) fn told(out: &mut Output, deleted: u64, what: &str) -> Result<Answer, Failure> {
+    out.show(&Deleted { deleted }, format!("Deleted {deleted} {what}."))?;
+    Ok((deleted > 0).into())
 }
