@@ -52,6 +52,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     1 "cached_item" "0001_cached_item.sql";
     2 "job" "0002_job.sql";
     3 "schedule" "0003_schedule.sql";
+    4 "job_control" "0004_job_control.sql";
 };
 
 impl Migration {

@@ -273,14 +273,14 @@ statements! {
     // The names of queues by one step of the index each, however many jobs are ready. An EXISTS would be a join to
     // PostgreSQL, which reads them all.
     JobReadyQueues: concat!("WITH RECURSIVE ready (queue) AS (\
-        SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due ORDER BY job.queue LIMIT 1) \
+        SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due AND job.limit_key IS NULL ORDER BY job.queue LIMIT 1) \
         UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due \
-        AND job.queue > ready.queue ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL) \
+        AND job.limit_key IS NULL AND job.queue > ready.queue ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL) \
         SELECT ready.queue FROM ready WHERE ready.queue IS NOT NULL AND (SELECT job.id FROM {job} AS job \
-        WHERE job.queue = ready.queue AND job.status = 'queued' AND job.due AND ", known!("$1"),
+        WHERE job.queue = ready.queue AND job.status = 'queued' AND job.due AND job.limit_key IS NULL AND ", known!("$1"),
         " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL");
     JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
-        WHERE queue = $1 AND status = 'queued' AND due AND ", known!("$2"),
+        WHERE queue = $1 AND status = 'queued' AND due AND limit_key IS NULL AND ", known!("$2"),
         " ORDER BY priority DESC, run_at, id LIMIT $3 {skip_locked}) \
         UPDATE {job} SET status = 'running', worker = $4, attempt = attempt + 1, started_at = $5, \
         finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE \
@@ -389,6 +389,8 @@ fn word(token: &str, engine: Engine, schema: &str) -> String {
     let table = match name {
         "item" => "cached_item",
         "job" => "job",
+        "attempt" => "job_attempt",
+        "queue" => "job_queue",
         "worker" => "job_worker",
         "schedule" => "job_schedule",
         "migration" => "larder_migration",

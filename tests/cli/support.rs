@@ -143,7 +143,9 @@ impl Home {
             if self.is_sqlite() {
                 let sql = AssertSqlSafe(sql.replace("{}", ""));
                 let url = format!("sqlite://{}", self.path("test.db").display());
-                let mut connection = SqliteConnection::connect(&url).await.unwrap();
+                let mut connection = SqliteConnection::connect(&format!("{url}?mode=rwc"))
+                    .await
+                    .unwrap();
                 sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
             } else {
