@@ -2,6 +2,8 @@
 //!
 //! This is the only module that knows that there are two. Above it, a statement runs on a [`Tx`], whatever is behind.
 
+#[cfg(feature = "worker")]
+mod answer;
 mod connect;
 mod migrate;
 mod redact;
@@ -49,7 +51,11 @@ struct Inner {
 /// each other's lock. An in-memory database is one connection for everything.
 #[derive(Debug)]
 enum Pool {
-    Sqlite { read: SqlitePool, write: SqlitePool },
+    Sqlite {
+        read: SqlitePool,
+        write: SqlitePool,
+        in_memory: bool,
+    },
     Postgres(PgPool),
 }
 
@@ -171,16 +177,43 @@ impl<'c> From<&'c mut Transaction> for Tx<'c> {
 }
 
 /// A pooled connection, on loan for one operation.
-pub(crate) enum Connection {
+pub(crate) struct Connection {
+    inner: Loan,
+    #[cfg(feature = "worker")]
+    patience: answer::Patience,
+}
+
+enum Loan {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>),
 }
 
 impl Connection {
     pub(crate) fn tx(&mut self) -> Tx<'_> {
-        match self {
-            Self::Sqlite(connection) => Tx::Sqlite(&mut *connection),
-            Self::Postgres(connection) => Tx::Postgres(&mut *connection),
+        match &mut self.inner {
+            Loan::Sqlite(connection) => Tx::Sqlite(&mut *connection),
+            Loan::Postgres(connection) => Tx::Postgres(&mut *connection),
+        }
+    }
+}
+
+impl From<Loan> for Connection {
+    fn from(inner: Loan) -> Self {
+        Self {
+            inner,
+            #[cfg(feature = "worker")]
+            patience: answer::Patience::of_this_task(),
+        }
+    }
+}
+
+#[cfg(feature = "worker")]
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Loan::Postgres(connection) = &mut self.inner
+            && self.patience.is_over()
+        {
+            connection.close_on_drop();
         }
     }
 }
@@ -251,22 +284,25 @@ impl Database {
         })
     }
 
-    /// The same database with connections of its own, for those who must not wait until others give theirs back.
-    /// SQLite has one writer whatever the number of connections, and shares them.
+    /// The same database with connections of its own, for those who must not wait until others give theirs back. They
+    /// are opened when they are first used. A database in memory has one connection, and shares it.
     #[cfg(feature = "worker")]
     pub(crate) fn apart(&self, connections: u32) -> Self {
-        let Pool::Postgres(pool) = &self.inner.pool else {
-            return self.clone();
+        let pool = match &self.inner.pool {
+            Pool::Sqlite {
+                in_memory: true, ..
+            } => return self.clone(),
+            Pool::Sqlite { read, write, .. } => Pool::Sqlite {
+                read: apart(read, connections),
+                write: apart(write, 1),
+                in_memory: false,
+            },
+            Pool::Postgres(pool) => Pool::Postgres(apart(pool, connections)),
         };
-        let options = pool
-            .options()
-            .clone()
-            .min_connections(0)
-            .max_connections(connections);
         Self {
             inner: Arc::new(Inner {
-                pool: Pool::Postgres(options.connect_lazy_with((*pool.connect_options()).clone())),
-                statements: sql::Statements::render(Engine::Postgres, &self.inner.schema),
+                pool,
+                statements: sql::Statements::render(self.engine(), &self.inner.schema),
                 schema: self.inner.schema.clone(),
                 clock: self.inner.clock.clone(),
                 prepared: self.inner.prepared,
@@ -279,7 +315,7 @@ impl Database {
     /// the file.
     pub async fn close(&self) {
         match &self.inner.pool {
-            Pool::Sqlite { read, write } => {
+            Pool::Sqlite { read, write, .. } => {
                 read.close().await;
                 write.close().await;
             }
@@ -287,18 +323,28 @@ impl Database {
         }
     }
 
+    /// Closes its connections, unless they are those of `other`.
+    #[cfg(feature = "worker")]
+    pub(crate) async fn close_apart_from(&self, other: &Self) {
+        if !Arc::ptr_eq(&self.inner, &other.inner) {
+            self.close().await;
+        }
+    }
+
     pub(crate) async fn read(&self) -> Result<Connection> {
         Ok(match &self.inner.pool {
-            Pool::Sqlite { read, .. } => Connection::Sqlite(read.acquire().await?),
-            Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
-        })
+            Pool::Sqlite { read, .. } => Loan::Sqlite(read.acquire().await?),
+            Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
+        }
+        .into())
     }
 
     pub(crate) async fn write(&self) -> Result<Connection> {
         Ok(match &self.inner.pool {
-            Pool::Sqlite { write, .. } => Connection::Sqlite(write.acquire().await?),
-            Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
-        })
+            Pool::Sqlite { write, .. } => Loan::Sqlite(write.acquire().await?),
+            Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
+        }
+        .into())
     }
 
     /// The caller's connection, checked to be of this database's engine.
@@ -376,6 +422,15 @@ impl Database {
             prefix: format!("{}/", self.inner.schema),
         }))
     }
+}
+
+#[cfg(feature = "worker")]
+fn apart<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, connections: u32) -> sqlx::Pool<DB> {
+    let options = pool.options().clone();
+    options
+        .min_connections(0)
+        .max_connections(connections)
+        .connect_lazy_with((*pool.connect_options()).clone())
 }
 
 /// A connection that hears what other processes enqueue.

@@ -54,6 +54,11 @@ impl Error {
         }
     }
 
+    #[cfg(feature = "worker")]
+    pub(crate) fn transient(message: impl Into<String>) -> Self {
+        Self::new(Kind::Transient, message)
+    }
+
     pub(crate) fn schema_mismatch(message: impl Into<String>) -> Self {
         Self::new(Kind::SchemaMismatch, message)
     }

@@ -5,6 +5,7 @@ mod dispatch;
 mod handler;
 mod listen;
 mod running;
+mod thread;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use apalis_core::task::extensions::Extensions;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
 
 pub use apalis_core::task::data::Data;
 pub use context::{JobContext, JobError};
@@ -20,10 +24,11 @@ pub use handler::{Handler, Handlers, Registered};
 
 use crate::cache::Cache;
 use crate::database::Database;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::queue::{Backoff, Job, Queue};
 use crate::schedule::ScheduleEntry;
 use running::Running;
+use thread::OwnThread;
 
 /// How a worker works. The defaults are those of `larder.toml`.
 #[derive(Clone, Debug)]
@@ -233,6 +238,9 @@ impl Worker {
     /// Works until `signal` comes, then drains: fetches no more, lets running jobs finish for up to
     /// `shutdown_timeout`, and returns the rest to their queue with the attempt given back.
     ///
+    /// Handlers run on the caller's runtime, and the worker's own tasks on a thread of their own: handlers that block
+    /// every thread do not silence it. To drop this future is to end the worker as a crash does.
+    ///
     /// # Errors
     /// Where the database fails at the start. Once it works, it waits for a database that is away.
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<Ended> {
@@ -251,7 +259,42 @@ impl Worker {
     ) -> Result<Ended> {
         self.data.insert(self.cache.clone());
         self.data.insert(self.queue.clone());
-        let running = Running::start(self).await?;
-        running.until(signal, force).await
+        let handlers = Handle::try_current()
+            .map_err(|_| Error::invalid("a worker runs within a tokio runtime: start one"))?;
+        let own = OwnThread::start()?;
+        let (tell_signal, signalled) = oneshot::channel();
+        let (tell_force, forced) = oneshot::channel();
+        let mut work = own.spawn(async move {
+            let running = Running::start(self, handlers).await?;
+            running.until(came(signalled), came(forced)).await
+        });
+        tokio::select! {
+            ended = &mut work => return joined(ended),
+            () = signal => {
+                let _ = tell_signal.send(());
+            }
+        }
+        tokio::select! {
+            ended = &mut work => joined(ended),
+            () = force => {
+                let _ = tell_force.send(());
+                joined(work.await)
+            }
+        }
     }
+}
+
+/// Comes when it was told of; who ends without a word, never tells.
+async fn came(told: oneshot::Receiver<()>) {
+    if told.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn joined(ended: Result<Result<Ended>, JoinError>) -> Result<Ended> {
+    ended.unwrap_or_else(|error| {
+        Err(Error::invalid(format!(
+            "the worker's own task failed: {error}"
+        )))
+    })
 }

@@ -14,6 +14,9 @@ use crate::queue::{Backoff, Queue};
 use crate::settings::{Loaded, Settings, redact_url};
 use crate::worker::{Ended, Handlers, Worker, WorkerOptions};
 
+/// A second signal this soon is the first one's echo.
+const ECHO: Duration = Duration::from_millis(20);
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Serve these queues alone, separated by commas [default: all]
@@ -139,14 +142,28 @@ async fn came(signal: oneshot::Receiver<()>) {
 fn signals() -> Result<(oneshot::Receiver<()>, oneshot::Receiver<()>), Failure> {
     let (tell_first, first) = oneshot::channel();
     let (tell_second, second) = oneshot::channel();
-    let mut signals = Signals::watch()
-        .map_err(|error| Failure::error(format!("cannot watch signals: {error}")))?;
-    tokio::spawn(async move {
+    let failed = |error| Failure::error(format!("cannot watch signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::watch().map_err(failed)?
+    };
+    let watch = async move {
         signals.next().await;
         let _ = tell_first.send(());
+        // `timeout` and its kin signal a process and then its group: that is one signal, come twice.
+        let _ = tokio::time::timeout(ECHO, signals.next()).await;
         signals.next().await;
         let _ = tell_second.send(());
-    });
+    };
+    // On a thread of its own: jobs may block every thread of the worker's runtime.
+    std::thread::Builder::new()
+        .name("larder-signals".to_owned())
+        .spawn(move || runtime.block_on(watch))
+        .map_err(failed)?;
     Ok((first, second))
 }
 

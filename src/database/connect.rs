@@ -174,6 +174,7 @@ impl DatabaseOptions {
             return Ok(Pool::Sqlite {
                 read: pool.clone(),
                 write: pool,
+                in_memory: true,
             });
         }
         let file = options.get_filename().to_owned();
@@ -192,7 +193,11 @@ impl DatabaseOptions {
         };
         let write = connect_sqlite(pool(1), &options, self.busy_timeout, &file).await?;
         let read = pool(4).connect_lazy_with(options);
-        Ok(Pool::Sqlite { read, write })
+        Ok(Pool::Sqlite {
+            read,
+            write,
+            in_memory: false,
+        })
     }
 
     async fn open_postgres(&self) -> Result<PgPool> {

@@ -122,7 +122,7 @@ impl Fetcher {
                 }
                 self.round(&names, &mut state).await
             };
-            let wait = match round.await {
+            let wait = match self.database.answered(round).await {
                 Ok(round) => {
                     if audit {
                         audit_at = Instant::now() + audit_interval;

@@ -89,14 +89,16 @@ impl Finisher {
     async fn write(&self, batch: &[Finished]) {
         let mut away: Option<Duration> = None;
         loop {
-            let error = match self.try_write(batch).await {
+            let write = self.try_write(batch);
+            let error = match self.database.answered(write).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
             if !error.is_transient() {
                 // Refused for something that it holds: one by one, the rest must not suffer.
                 if let [finished] = batch {
-                    if self.write_refused(finished, &error).await.is_ok() {
+                    let refused = self.write_refused(finished, &error);
+                    if self.database.answered(refused).await.is_ok() {
                         break;
                     }
                 } else {

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::JobId;
-use super::to_delta;
+use super::{JobId, to_delta};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
 
 /// Silent workers are forgotten after so many times `rescue_after`.
 const FORGET: u32 = 20;
+/// A heartbeat that failed is tried again this soon.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Presence {
     pub(crate) database: Database,
@@ -50,9 +51,14 @@ impl Presence {
         let mut last = self.database.clock().now();
         let mut back_since: Option<Timestamp> = None;
         while !stop.is_cancelled() {
+            let wait = if failing {
+                self.heartbeat.min(RETRY)
+            } else {
+                self.heartbeat
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.heartbeat) => {}
+                () = tokio::time::sleep(wait) => {}
             }
             let round = async {
                 self.database.measure_clock().await?;
@@ -69,7 +75,9 @@ impl Presence {
                 }
                 Ok::<_, crate::Error>(())
             };
-            match round.await {
+            // Soon enough that a cut connection costs a few beats, and not the worker's life.
+            let limit = self.rescue_after / 3;
+            match self.database.answered_within(limit, round).await {
                 Ok(()) => failing = false,
                 Err(error) if failing => tracing::debug!(%error, "still no heartbeat"),
                 Err(error) => {

@@ -80,7 +80,8 @@ impl Scheduler {
                 if next.is_none_or(|next| next > now) {
                     continue;
                 }
-                match self.look(entry).await {
+                let look = self.look(entry);
+                match self.queue.database().answered(look).await {
                     Ok(look) => {
                         failing.remove(&entry.name);
                         *next = entry.cron.next_after(now);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +21,8 @@ use crate::queue::finish::Finisher;
 use crate::queue::presence::Presence;
 use crate::schedule::Scheduler;
 
-/// The fetcher, the finisher, the heartbeat, the schedules and the notifications have one each.
-const OWN_CONNECTIONS: u32 = 5;
+/// More than the tasks that use them, so that some may be lost to a cut network for a while.
+const OWN_CONNECTIONS: u32 = 8;
 /// Whatever is asked for, a drain ends.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 86_400);
 /// How long the last words to the database are tried.
@@ -31,6 +32,7 @@ const UNWRITTEN: &str =
 
 /// The tasks of a worker at work.
 pub(super) struct Running {
+    callers: Database,
     database: Database,
     presence: Arc<Presence>,
     shutdown_timeout: Duration,
@@ -48,7 +50,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) async fn start(worker: Worker) -> Result<Self> {
+    /// Handlers run on the runtime `handlers_runtime`; everything else on the caller's.
+    pub(super) async fn start(worker: Worker, handlers_runtime: Handle) -> Result<Self> {
         let Worker {
             cache: _,
             queue,
@@ -58,13 +61,18 @@ impl Running {
             schedules,
             on_ready,
         } = worker;
-        // Handlers may use up every connection of theirs, and the worker must not fall silent for it.
-        let database = queue.database().apart(OWN_CONNECTIONS);
+        // Handlers may use up every connection of theirs, and the worker must not fall silent for it. On SQLite only
+        // its heartbeat has its own: writers of one connection queue up fairly, those of several meet each other's lock.
+        let callers = queue.database().clone();
+        let database = match callers.engine() {
+            Engine::Sqlite => callers.clone(),
+            Engine::Postgres => callers.apart(OWN_CONNECTIONS),
+        };
         let queue = queue.over(&database);
         let id = JobId(Uuid::now_v7());
         let names = handlers.names();
         let presence = Arc::new(Presence {
-            database: database.clone(),
+            database: callers.apart(1),
             worker: id,
             names: names.clone(),
             heartbeat: options.heartbeat,
@@ -120,7 +128,7 @@ impl Running {
                 .backend(backend)
                 .build(dispatch.clone());
             let name = queue.to_owned();
-            let task = tokio::spawn(async move {
+            let task = handlers_runtime.spawn(async move {
                 if let Err(error) = worker.run().await {
                     tracing::error!(queue = name, %error, "the queue's apalis worker failed");
                 }
@@ -153,6 +161,7 @@ impl Running {
         tracing::debug!(worker.id = %id, "ready to run jobs");
         on_ready();
         Ok(Self {
+            callers,
             database,
             presence,
             shutdown_timeout: options.shutdown_timeout,
@@ -229,10 +238,9 @@ impl Running {
         if let Ok(Err(error)) = tokio::time::timeout(LAST_TRY, self.presence.end()).await {
             tracing::debug!(%error, "cannot take leave; the fleet will notice");
         }
-        // SQLite's connections are the caller's.
-        if self.database.engine() == Engine::Postgres {
-            let _ = tokio::time::timeout(LAST_TRY, self.database.close()).await;
-        }
+        let (own, shared) = (&self.presence.database, &self.database);
+        let _ = tokio::time::timeout(LAST_TRY, own.close_apart_from(shared)).await;
+        let _ = tokio::time::timeout(LAST_TRY, shared.close_apart_from(&self.callers)).await;
     }
 
     /// Waits until every outcome is in the database.

@@ -1,8 +1,6 @@
 //! A database that is away pauses a worker and never ends it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,11 +8,10 @@ use larder::database::DatabaseOptions;
 use larder::queue::JobStatus;
 use larder::{JobError, Queue, Worker};
 use serde_json::Value;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, SqliteConnection};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
+use crate::proxy::Proxy;
 use crate::support::{TestDatabase, run_on};
 use crate::work::{Probe, becomes, eventually, lively, probe, start};
 
@@ -71,37 +68,6 @@ fn logged(
     run_on(&runtime, database, async |db| test(db, &logs).await);
 }
 
-/// Hands connections on to the server, unless it is cut.
-struct Proxy {
-    address: SocketAddr,
-    cut: watch::Sender<bool>,
-}
-
-impl Proxy {
-    async fn to(host: String, port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let cut = watch::Sender::new(false);
-        let state = cut.subscribe();
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let (mut state, host) = (state.clone(), host.clone());
-                tokio::spawn(async move {
-                    if *state.borrow() {
-                        return;
-                    }
-                    let mut far = TcpStream::connect((host, port)).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = state.wait_for(|cut| *cut) => {}
-                    }
-                });
-            }
-        });
-        Self { address, cut }
-    }
-}
-
 async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<Value, JobError> {
     gate.acquire().await?.forget();
     Ok(job.value)
@@ -110,15 +76,9 @@ async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<Value, JobError> {
 #[test]
 fn a_postgres_that_is_cut_off_pauses_the_worker_and_nothing_is_lost() {
     logged(TestDatabase::postgres, async |db, logs| {
-        let server = PgConnectOptions::from_str(&db.url).unwrap();
-        let (host, port) = (server.get_host().to_owned(), server.get_port());
-        let proxy = Proxy::to(host.clone(), port).await;
-        let url = db
-            .url
-            .replace(&format!("{host}:{port}"), &proxy.address.to_string());
-        assert_ne!(url, db.url, "the URL names its host and port");
+        let proxy = Proxy::before(&db.url).await;
         let queue = Queue::new(db.open().await);
-        let database = DatabaseOptions::new(&url)
+        let database = DatabaseOptions::new(&proxy.url)
             .schema(&db.schema)
             .clock(db.clock.clone())
             .acquire_timeout(Duration::from_secs(1))
@@ -134,7 +94,7 @@ fn a_postgres_that_is_cut_off_pauses_the_worker_and_nothing_is_lost() {
         let finishes_meanwhile = queue.enqueue(&probe(1)).await.unwrap().id;
         becomes(&queue, finishes_meanwhile, JobStatus::Running).await;
 
-        proxy.cut.send_replace(true);
+        proxy.cut();
         gate.add_permits(2);
         let comes_meanwhile = queue.enqueue(&probe(2)).await.unwrap().id;
         for fault in [
@@ -157,7 +117,7 @@ fn a_postgres_that_is_cut_off_pauses_the_worker_and_nothing_is_lost() {
             1
         );
 
-        proxy.cut.send_replace(false);
+        proxy.mend();
         let done = becomes(&queue, finishes_meanwhile, JobStatus::Done).await;
         assert_eq!(done.attempt, 1);
         becomes(&queue, comes_meanwhile, JobStatus::Done).await;

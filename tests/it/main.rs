@@ -21,6 +21,8 @@ mod values;
 #[cfg(feature = "worker")]
 mod away;
 #[cfg(feature = "worker")]
+mod blocking;
+#[cfg(feature = "worker")]
 mod cron_oracle;
 #[cfg(feature = "worker")]
 mod drain;
@@ -29,9 +31,13 @@ mod enqueue;
 #[cfg(feature = "worker")]
 mod failure;
 #[cfg(feature = "worker")]
+mod half_open;
+#[cfg(feature = "worker")]
 mod jobs;
 #[cfg(feature = "worker")]
 mod plans_queue;
+#[cfg(feature = "worker")]
+mod proxy;
 #[cfg(feature = "worker")]
 mod schedule;
 #[cfg(feature = "worker")]

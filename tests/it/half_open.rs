@@ -1,0 +1,82 @@
+//! Connections whose other end is gone without a word. PostgreSQL alone: SQLite has no network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::database::DatabaseOptions;
+use larder::queue::JobStatus;
+use larder::{JobError, Queue, Worker};
+use sqlx::{Connection, PgConnection};
+use tokio::sync::Semaphore;
+
+use crate::proxy::Proxy;
+use crate::support::{TestDatabase, run};
+use crate::work::{Probe, becomes, eventually, lively, probe, start};
+
+async fn through(db: &TestDatabase, proxy: &Proxy) -> larder::database::Database {
+    DatabaseOptions::new(&proxy.url)
+        .schema(&db.schema)
+        .clock(db.clock.clone())
+        .acquire_timeout(Duration::from_millis(300))
+        .connect()
+        .await
+        .unwrap()
+}
+
+async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<serde_json::Value, JobError> {
+    gate.acquire().await?.forget();
+    Ok(job.value)
+}
+
+/// How many statements of others wait for a lock of this test's tables.
+async fn waiting(db: &TestDatabase) -> i64 {
+    db.number(&format!(
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
+        db.schema.trim_start_matches("Test ")
+    ))
+    .await
+}
+
+#[test]
+fn statements_whose_answers_never_come_are_given_up_and_asked_again() {
+    run(TestDatabase::postgres, async |db| {
+        let proxy = Proxy::before(&db.url).await;
+        let queue = Queue::new(db.open().await);
+        let gate = Arc::new(Semaphore::new(0));
+        let handler = {
+            let gate = gate.clone();
+            move |job: Probe| gated(gate.clone(), job)
+        };
+        let worker = start(
+            Worker::new(through(db, &proxy).await)
+                .options(lively())
+                .register(handler),
+        );
+        let first = queue.enqueue(&probe(1)).await.unwrap().id;
+        becomes(&queue, first, JobStatus::Running).await;
+
+        // Its outcome, the next look and the rescue are asked for, and wait; then the network goes.
+        let mut other = PgConnection::connect(&db.url).await.unwrap();
+        let mut lock = other.begin().await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "LOCK TABLE \"{}\".job IN ACCESS EXCLUSIVE MODE",
+            db.schema
+        )))
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+        gate.add_permits(2);
+        eventually("three tasks wait for the table", async || {
+            waiting(db).await >= 3
+        })
+        .await;
+        proxy.silence();
+        lock.rollback().await.unwrap();
+
+        assert_eq!(becomes(&queue, first, JobStatus::Done).await.attempt, 1);
+        let second = queue.enqueue(&probe(2)).await.unwrap().id;
+        assert_eq!(becomes(&queue, second, JobStatus::Done).await.attempt, 1);
+        assert!(worker.is_at_work());
+        worker.end().await;
+    });
+}
