@@ -2,6 +2,7 @@
 //!
 //! This is the only module that knows that there are two. Above it, a statement runs on a [`Tx`], whatever is behind.
 
+mod alone;
 #[cfg(feature = "worker")]
 mod answer;
 mod connect;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 
+pub(crate) use alone::Alone;
 pub use connect::DatabaseOptions;
 pub use migrate::{MigrationStatus, SchemaPolicy};
 pub use redact::redact_url;
@@ -226,8 +228,17 @@ macro_rules! query {
         match $tx.reborrow() {
             $crate::database::Tx::Sqlite(connection) => sqlx::query(statement)
                 $(.bind($bind))*.persistent($database.prepared()).execute(connection).await.map(|done| done.rows_affected()),
-            $crate::database::Tx::Postgres(connection) => sqlx::query(statement)
-                $(.bind($bind))*.persistent($database.prepared()).execute(connection).await.map(|done| done.rows_affected()),
+            $crate::database::Tx::Postgres(connection) => {
+                let prepared = $database.prepared();
+                match $crate::database::Alone::on(connection, prepared).await {
+                    Ok(mut alone) => {
+                        let done = sqlx::query(statement)
+                            $(.bind($bind))*.persistent(prepared).execute(alone.connection()).await;
+                        alone.end(done.map(|done| done.rows_affected())).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         }.map_err($crate::error::Error::from)
     }};
     ($database:expr, $tx:expr, $method:ident, $statement:expr $(, $bind:expr)* $(,)?) => {{
@@ -235,8 +246,17 @@ macro_rules! query {
         match $tx.reborrow() {
             $crate::database::Tx::Sqlite(connection) => sqlx::query_as(statement)
                 $(.bind($bind))*.persistent($database.prepared()).$method(connection).await,
-            $crate::database::Tx::Postgres(connection) => sqlx::query_as(statement)
-                $(.bind($bind))*.persistent($database.prepared()).$method(connection).await,
+            $crate::database::Tx::Postgres(connection) => {
+                let prepared = $database.prepared();
+                match $crate::database::Alone::on(connection, prepared).await {
+                    Ok(mut alone) => {
+                        let rows = sqlx::query_as(statement)
+                            $(.bind($bind))*.persistent(prepared).$method(alone.connection()).await;
+                        alone.end(rows).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
         }.map_err($crate::error::Error::from)
     }};
 }

@@ -3,6 +3,7 @@
 #
 #   require cc         a C compiler: SQLite is compiled into larder
 #   require postgres   PostgreSQL 15 or newer, its server programs included
+#   require pgbouncer  PgBouncer, which one test puts before the server
 #
 # `require` installs what is missing where it can (as root, with apt) and
 # otherwise says what to install and exits with 2.
@@ -39,6 +40,7 @@ is_there() {
     case $1 in
     cc) command -v cc >/dev/null ;;
     postgres) find_postgres >/dev/null ;;
+    pgbouncer) command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] ;;
     *) echo "tests/requirements.sh knows nothing named $1" >&2 && return 2 ;;
     esac
 }
@@ -73,16 +75,23 @@ install_with_apt() (
         case $name in
         cc) packages+=(gcc libc6-dev) ;;
         postgres) packages+=(postgresql) ;;
+        pgbouncer) packages+=(pgbouncer) ;;
         esac
     done
 
-    # Debian's package makes a cluster and starts it. This machine wanted only
-    # the programs: a drop-in says so for as long as the installation takes.
+    # Debian's packages make a cluster and start services. This machine wanted
+    # only the programs: two files say so for as long as the installation takes.
     drop_ins=/etc/postgresql-common/createcluster.d
     drop_in=$drop_ins/larder-tests.conf
-    trap 'rm -f "$drop_in"; rmdir "$drop_ins" /etc/postgresql-common 2>/dev/null || true' EXIT
+    policy=/usr/sbin/policy-rc.d
+    [[ -e $policy ]] && policy=''
+    trap 'rm -f "$drop_in" ${policy:+"$policy"}; rmdir "$drop_ins" /etc/postgresql-common 2>/dev/null || true' EXIT
     mkdir -p "$drop_ins"
     echo 'create_main_cluster = false' >"$drop_in"
+    if [[ -n $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
 
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q -o DPkg::Lock::Timeout=300 update </dev/null &&
@@ -100,6 +109,10 @@ say_what_to_install() {
         postgres)
             apt+=' postgresql' dnf+=' postgresql-server' brew+=' postgresql@17'
             echo "Missing: the server programs (initdb, pg_ctl, postgres) of PostgreSQL $oldest_postgres or newer."
+            ;;
+        pgbouncer)
+            apt+=' pgbouncer' dnf+=' pgbouncer' brew+=' pgbouncer'
+            echo "Missing: PgBouncer, which a test puts before the server."
             ;;
         esac
     done >&2

@@ -22,7 +22,7 @@ done
 if [[ -z ${LARDER_TEST_POSTGRES_URL:-} ]]; then
     # shellcheck source=SCRIPTDIR/requirements.sh
     source tests/requirements.sh
-    require cc postgres
+    require cc postgres pgbouncer
     exec tests/with-postgres.sh tests/run.sh "$@"
 fi
 

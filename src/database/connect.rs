@@ -204,6 +204,8 @@ impl DatabaseOptions {
         let mut options = PgConnectOptions::from_str(&self.url)
             .map_err(|_| Error::invalid(format!("the database URL {} is not valid: write postgres://USER:PASSWORD@HOST:PORT/DATABASE", redact_url(&self.url))))?
             .application_name("larder")
+            // PgBouncer refuses a start with settings that it does not know, and larder keeps no floats.
+            .extra_float_digits(None)
             .disable_statement_logging();
         if !self.prepared {
             options = options.statement_cache_capacity(0);

@@ -34,6 +34,8 @@ mod failure;
 mod half_open;
 #[cfg(feature = "worker")]
 mod jobs;
+#[cfg(all(feature = "worker", unix))]
+mod pgbouncer;
 #[cfg(feature = "worker")]
 mod plans_queue;
 #[cfg(feature = "worker")]
