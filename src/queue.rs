@@ -14,16 +14,19 @@ mod job;
 pub(crate) mod presence;
 mod prune;
 mod record;
+mod workers;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 pub use enqueue::{Enqueue, Enqueued};
 pub use job::{Backoff, Job, NewJob};
 pub use prune::{Prune, Retention};
 pub use record::{JobCounts, JobFilter, JobRecord, JobStatus};
+pub use workers::WorkerRecord;
 
 pub use crate::database::Id as JobId;
-use crate::database::{Database, JsonText, Sql, Tx, query};
+use crate::database::{Database, Sql, Tx, query};
 use crate::error::Result;
 
 /// The queue of a job that names none.
@@ -156,18 +159,13 @@ impl Queue {
     /// # Errors
     /// Where the database fails.
     pub async fn live_names(&self, rescue_after: Duration) -> Result<Vec<String>> {
-        let since = self
-            .database
-            .clock()
-            .now()
-            .saturating_add(-to_delta(rescue_after));
-        let mut connection = self.database.read().await?;
-        let mut tx = connection.tx();
-        let rows: Vec<(JsonText,)> = query!(self.database, tx, fetch_all, Sql::WorkerNames, since)?;
-        let mut names: Vec<String> = rows
-            .iter()
-            .flat_map(|(names,)| serde_json::from_str::<Vec<String>>(&names.0).unwrap_or_default())
-            .collect();
+        let now = self.database.clock().now();
+        let since = DateTime::<Utc>::from(now.saturating_add(-to_delta(rescue_after)));
+        let workers = self.workers().await?;
+        let alive = workers
+            .into_iter()
+            .filter(|worker| worker.heartbeat_at > since);
+        let mut names: Vec<String> = alive.flat_map(|worker| worker.names).collect();
         names.sort();
         names.dedup();
         Ok(names)

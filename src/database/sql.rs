@@ -318,7 +318,8 @@ statements! {
     WorkerEnd: "DELETE FROM {worker} WHERE id = $1";
     WorkerForget: "DELETE FROM {worker} WHERE heartbeat_at <= $1 \
         AND id NOT IN (SELECT job.worker FROM {job} AS job WHERE job.status = 'running' AND job.worker IS NOT NULL)";
-    WorkerNames: "SELECT names FROM {worker} WHERE heartbeat_at > $1";
+    WorkerList: "SELECT id, host, process, version, names, started_at, heartbeat_at FROM {worker} \
+        ORDER BY started_at, id";
 
     ScheduleSave: "INSERT INTO {schedule} AS schedule (name, definition, until, updated_at) VALUES ($1, $2, $3, $3) \
         ON CONFLICT (name) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at, \

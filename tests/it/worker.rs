@@ -169,7 +169,12 @@ both_engines! {
         let worker = start(Worker::new(db.open().await).options(options).register(give_back));
         becomes(&queue, known, JobStatus::Done).await;
         assert_eq!(queue.live_names(Duration::from_secs(30)).await.unwrap(), ["probe"]);
+        let workers = queue.workers().await.unwrap();
+        let [alone] = &workers[..] else { panic!("{workers:?}") };
+        assert_eq!((alone.process.unsigned_abs(), &alone.names[..]), (std::process::id(), &["probe".to_owned()][..]));
+        assert_eq!((alone.started_at, alone.heartbeat_at), (db.clock.now().into(), db.clock.now().into()));
         worker.end().await;
+        assert!(queue.workers().await.unwrap().is_empty());
         let job = job(&queue, unknown[0].id).await;
         assert_eq!((job.status, job.attempt, job.worker), (JobStatus::Queued, 0, None));
         assert_eq!(count(&queue, JobStatus::Queued).await, 50);
