@@ -33,6 +33,11 @@ impl Timestamp {
         }
     }
 
+    /// The instant that is nearest to `milliseconds` after the Unix epoch.
+    pub(crate) fn nearest_to_millis(milliseconds: i64) -> Self {
+        Self(milliseconds.clamp(Self::EARLIEST, Self::LATEST))
+    }
+
     /// Whole milliseconds since the Unix epoch.
     #[must_use]
     pub fn as_millis(self) -> i64 {

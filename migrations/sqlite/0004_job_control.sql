@@ -8,6 +8,15 @@ ALTER TABLE {job} ADD COLUMN limit_key TEXT
     CHECK (length(CAST(limit_key AS BLOB)) BETWEEN 1 AND 512 AND instr(limit_key, char(0)) = 0);
 ALTER TABLE {job} ADD COLUMN max_running INTEGER CHECK (max_running >= 1);
 
+-- PostgreSQL's types refuse these by themselves. A row that larder cannot read would keep it from reading others.
+CREATE TRIGGER job_is_readable BEFORE INSERT ON {job}
+WHEN NEW.attempt NOT BETWEEN 0 AND 2147483647 OR NEW.id NOT GLOB
+    '[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]-'
+    || '[0-9a-f][0-9a-f][0-9a-f][0-9a-f]-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
+BEGIN
+    SELECT RAISE(ABORT, 'a job needs a UUID in lower case as its id, and an attempt from 0');
+END;
+
 CREATE INDEX job_cancelling ON {job} (worker) WHERE status = 'running' AND cancelled_at IS NOT NULL;
 -- Jobs with a key have an index of their own: a thousand of one key must not stand before the next key's first.
 DROP INDEX job_ready;

@@ -3,7 +3,7 @@
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
+use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
 use uuid::Uuid;
@@ -80,7 +80,7 @@ impl Encode<'_, Sqlite> for Timestamp {
 
 impl<'r> Decode<'r, Sqlite> for Timestamp {
     fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
-        Ok(Self::from_millis(<i64 as Decode<Sqlite>>::decode(value)?)?)
+        <i64 as Decode<Sqlite>>::decode(value).map(Self::nearest_to_millis)
     }
 }
 
@@ -101,11 +101,21 @@ impl Encode<'_, Postgres> for Timestamp {
     }
 }
 
+/// 2000-01-01, from which PostgreSQL counts microseconds, in unix milliseconds.
+const POSTGRES_EPOCH: i64 = 946_684_800_000;
+
+/// What lies outside of the years that larder knows, infinity too, is read as the nearest that it knows: one row that
+/// somebody else wrote must not keep a worker from reading the others.
 impl<'r> Decode<'r, Postgres> for Timestamp {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
-        Ok(Self::try_from(<UtcInstant as Decode<Postgres>>::decode(
-            value,
-        )?)?)
+        if value.format() == PgValueFormat::Text {
+            return Ok(Self::try_from(<UtcInstant as Decode<Postgres>>::decode(
+                value,
+            )?)?);
+        }
+        let microseconds = i64::from_be_bytes(value.as_bytes()?.try_into()?);
+        let milliseconds = microseconds.div_euclid(1000).saturating_add(POSTGRES_EPOCH);
+        Ok(Self::nearest_to_millis(milliseconds))
     }
 }
 

@@ -169,8 +169,11 @@ where
     }
 }
 
+/// What somebody else wrote and is no JSON is told as a string.
 fn raw(text: JsonText) -> Result<Box<RawValue>, sqlx::Error> {
-    RawValue::from_string(text.0).map_err(decode)
+    RawValue::from_string(text.0.clone())
+        .or_else(|_| serde_json::value::to_raw_value(&text.0))
+        .map_err(decode)
 }
 
 fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {

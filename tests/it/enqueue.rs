@@ -12,7 +12,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::support::{TestDatabase, both_engines, noon, run_on};
-use crate::work::{Other, Probe, becomes, count, job, once, probe, run, start, without_polling};
+use crate::work::{
+    Other, Probe, becomes, count, give_back, job, once, probe, run, start, without_polling,
+};
 
 fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap()
@@ -24,10 +26,6 @@ async fn queue(db: &TestDatabase) -> Queue {
 
 fn named(name: &str) -> NewJob {
     NewJob::named(name, &raw("{}"))
-}
-
-async fn give_back(job: Probe) -> Result<Value, JobError> {
-    Ok(job.value)
 }
 
 /// A job that `serde_json` refuses: keys that are no strings.

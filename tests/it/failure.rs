@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::{TestDatabase, both_engines, noon};
 use crate::work::{
-    Other, Probe, becomes, eventually, job, lively, once, probe, run, start, ticking,
+    Other, Probe, becomes, eventually, give_back, job, lively, once, probe, run, start, ticking,
 };
 
 const GHOST: &str = "019aabcd-0000-7000-8000-00000000dead";
@@ -124,6 +124,37 @@ fn never_polling() -> WorkerOptions {
 }
 
 both_engines! {
+    async fn a_row_that_somebody_else_wrote_keeps_nobody_from_the_others(db) {
+        let queue = Queue::new(db.open().await);
+        let insert = async |id: &str, run_at: &str, payload: &str| {
+            let (yes, now) = if db.is_sqlite() { ("1", "0") } else { ("TRUE", "now()") };
+            db.try_execute(&format!(
+                "INSERT INTO {{}}job (id, name, queue, status, due, priority, max_attempts, run_at, created_at, payload) \
+                 VALUES ('{id}', 'probe', 'default', 'queued', {yes}, 9, 20, {run_at}, {now}, '{payload}')"
+            ))
+            .await
+        };
+        let long_ago = if db.is_sqlite() { "-9000000000000000000" } else { "'-infinity'" };
+        assert!(insert("no id", long_ago, "{}").await.is_err());
+        assert!(insert("zzzzzzzz-0000-7000-8000-000000000000", long_ago, "{}").await.is_err());
+        insert("019aabcd-0000-7000-8000-000000000001", long_ago, "{\"value\": 7}").await.unwrap();
+        let broken = insert("019aabcd-0000-7000-8000-000000000002", long_ago, "{\"value\":").await;
+        assert_eq!(broken.is_ok(), db.is_sqlite(), "PostgreSQL's type takes JSON alone");
+        let good = queue.enqueue(&probe(1)).await.unwrap().id;
+
+        run(Worker::new(db.open().await).options(once()).register(give_back)).await;
+        assert_eq!(job(&queue, good).await.status, JobStatus::Done);
+        let theirs = job(&queue, "019aabcd-0000-7000-8000-000000000001".parse().unwrap()).await;
+        assert_eq!((theirs.status, theirs.result.unwrap().get()), (JobStatus::Done, "7"));
+        assert_eq!(theirs.run_at.to_rfc3339(), "0001-01-01T00:00:00+00:00");
+        let listed = queue.list(&larder::queue::JobFilter::default()).await.unwrap();
+        assert_eq!(listed.len(), if db.is_sqlite() { 3 } else { 2 });
+        for job in listed.iter().filter(|job| job.status == JobStatus::Dead) {
+            assert_eq!(job.payload.get(), "\"{\\\"value\\\":\"");
+            assert!(job.error.as_deref().unwrap().contains("payload"), "{job:?}");
+        }
+    }
+
     async fn a_failed_attempt_leaves_its_error_and_waits(db) {
         let job = after_failing(db, "retry", 5).await;
         assert_eq!((job.status, job.attempt), (JobStatus::Queued, 1));

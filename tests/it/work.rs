@@ -7,7 +7,7 @@ use larder::clock::Clock;
 use larder::database::{Database, SchemaPolicy};
 use larder::queue::{Job, JobRecord, JobStatus};
 use larder::worker::{Ended, WorkerOptions};
-use larder::{Queue, Worker};
+use larder::{JobError, Queue, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -30,6 +30,11 @@ pub(crate) fn probe(value: impl Into<Value>) -> Probe {
     Probe {
         value: value.into(),
     }
+}
+
+/// The plainest handler.
+pub(crate) async fn give_back(job: Probe) -> Result<Value, JobError> {
+    Ok(job.value)
 }
 
 /// Another one.

@@ -14,12 +14,9 @@ use tokio::sync::{Barrier, Semaphore};
 
 use crate::support::both_engines;
 use crate::work::{
-    Other, Probe, becomes, count, eventually, job, lively, once, probe, run, start, within,
+    Other, Probe, becomes, count, eventually, give_back, job, lively, once, probe, run, start,
+    within,
 };
-
-async fn give_back(job: Probe) -> Result<Value, JobError> {
-    Ok(job.value)
-}
 
 /// Counts how many of its handlers run at once, and the most that ever did.
 #[derive(Clone, Default)]
