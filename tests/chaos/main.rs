@@ -17,6 +17,7 @@
 
 mod fleet;
 mod history;
+mod read_only;
 mod server;
 mod worker;
 

@@ -7,10 +7,13 @@ use larder::queue::JobStatus;
 use larder::worker::{Ended, WorkerOptions};
 use larder::{JobError, Queue, Worker};
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::support::{TestDatabase, both_engines};
-use crate::work::{Probe, becomes, eventually, job, lively, probe, start, start_until, within};
+use crate::support::{self, TestDatabase, both_engines};
+use crate::work::{
+    Probe, becomes, eventually, give_back, job, lively, probe, start, start_until, within,
+};
 
 /// Handlers that wait, each for a permit of its own gate.
 #[derive(Clone)]
@@ -148,4 +151,53 @@ both_engines! {
         assert_eq!(crate::work::count(&queue, JobStatus::Queued).await, 1_000);
         assert_eq!(db.number("SELECT COUNT(*) FROM {}job WHERE attempt > 0").await, 0);
     }
+}
+
+/// PostgreSQL alone: a lock that the test holds keeps the claim under way. SQLite's would be the whole database's.
+#[test]
+fn a_claim_that_is_under_way_at_the_signal_leaves_no_job_running() {
+    support::run(TestDatabase::postgres, async |db| {
+        let queue = Queue::new(db.open().await);
+        let schema = format!("\"{}\"", db.schema);
+        db.execute(&format!(
+            "CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA)); RETURN NEW; END $$"
+        ))
+        .await;
+        db.execute(&format!(
+            "CREATE TRIGGER wait BEFORE UPDATE ON {schema}.job FOR EACH ROW \
+             WHEN (NEW.status = 'running' AND OLD.status = 'queued') EXECUTE FUNCTION {schema}.wait()"
+        ))
+        .await;
+        let mut other = PgConnection::connect(&db.url).await.unwrap();
+        let mut lock = other.begin().await.unwrap();
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtext($1))")
+            .bind(&db.schema)
+            .execute(&mut *lock)
+            .await
+            .unwrap();
+
+        let worker = start(
+            Worker::new(db.open().await)
+                .options(lively())
+                .register(give_back),
+        );
+        let id = queue.enqueue(&probe(1)).await.unwrap().id;
+        let waits = format!(
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%{}%'",
+            db.schema.trim_start_matches("Test ")
+        );
+        eventually("the claim waits", async || db.number(&waits).await == 1).await;
+        let ended = worker.stop();
+        lock.rollback().await.unwrap();
+        ended.await;
+        let job = job(&queue, id).await;
+        assert!(
+            matches!(
+                (job.status, job.attempt),
+                (JobStatus::Done, 1) | (JobStatus::Queued, 0)
+            ),
+            "{job:?}"
+        );
+    });
 }
