@@ -43,6 +43,8 @@ struct Inner {
     prepared: bool,
     /// Counts this process's enqueues, so that its workers wake at once.
     enqueued: tokio::sync::watch::Sender<u64>,
+    /// Counts its cancellations of jobs.
+    cancelled: tokio::sync::watch::Sender<u64>,
 }
 
 /// SQLite has one writer: a connection of its own, so that writers of this process queue up fairly and never meet
@@ -271,6 +273,7 @@ impl Database {
                 clock: self.inner.clock.clone(),
                 prepared: self.inner.prepared,
                 enqueued: self.inner.enqueued.clone(),
+                cancelled: self.inner.cancelled.clone(),
             }),
         }
     }
@@ -333,6 +336,17 @@ impl Database {
         self.inner.enqueued.subscribe()
     }
 
+    /// Wakes this process's workers: a job was cancelled, and may run here.
+    pub(crate) fn announce_cancellation(&self) {
+        self.inner.cancelled.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever [`Database::announce_cancellation`] is called.
+    #[cfg(feature = "worker")]
+    pub(crate) fn cancellations(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.cancelled.subscribe()
+    }
+
     /// Measures how far the database's clock is ahead of this machine's: the midpoint of the quickest of three round
     /// trips. SQLite's clock is this machine's.
     ///
@@ -361,8 +375,7 @@ impl Database {
         Ok(())
     }
 
-    /// Every wake-up that another process sends when it enqueues, by the queue's name. `None` on SQLite, which has no
-    /// such thing.
+    /// Every wake-up that another process sends when it enqueues or cancels. `None` on SQLite, which has no such thing.
     #[cfg(feature = "worker")]
     pub(crate) async fn listen(&self) -> Result<Option<Wakeups>> {
         let Pool::Postgres(pool) = &self.inner.pool else {
@@ -370,7 +383,7 @@ impl Database {
         };
         let mut listener = sqlx::postgres::PgListener::connect_with(pool).await?;
         listener.ignore_pool_close_event(true);
-        listener.listen("larder_job").await?;
+        listener.listen_all([JOBS, CONTROL]).await?;
         Ok(Some(Wakeups {
             listener,
             prefix: format!("{}/", self.inner.schema),
@@ -378,21 +391,41 @@ impl Database {
     }
 }
 
-/// A connection that hears what other processes enqueue.
+/// The channels of the statements that notify.
+#[cfg(feature = "worker")]
+const JOBS: &str = "larder_job";
+#[cfg(feature = "worker")]
+const CONTROL: &str = "larder_job_control";
+
+/// A connection that hears what other processes enqueue and cancel.
 #[cfg(feature = "worker")]
 pub(crate) struct Wakeups {
     listener: sqlx::postgres::PgListener,
     prefix: String,
 }
 
+/// What a notification tells.
+#[cfg(feature = "worker")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wakeup {
+    /// A job was enqueued.
+    Jobs,
+    /// A job that may run was cancelled.
+    Control,
+    /// The connection was lost and made anew: anything may have happened.
+    Anything,
+}
+
 #[cfg(feature = "worker")]
 impl Wakeups {
-    /// Returns when somebody has enqueued a job, or the connection was lost and made anew.
-    pub(crate) async fn next(&mut self) -> Result<()> {
+    /// Returns when somebody has told something.
+    pub(crate) async fn next(&mut self) -> Result<Wakeup> {
         loop {
             match self.listener.try_recv().await? {
-                Some(notification) if !notification.payload().starts_with(&self.prefix) => {}
-                _ => return Ok(()),
+                None => return Ok(Wakeup::Anything),
+                Some(told) if !told.payload().starts_with(&self.prefix) => {}
+                Some(told) if told.channel() == CONTROL => return Ok(Wakeup::Control),
+                Some(_) => return Ok(Wakeup::Jobs),
             }
         }
     }

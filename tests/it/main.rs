@@ -19,7 +19,11 @@ mod transactions;
 mod values;
 
 #[cfg(feature = "worker")]
+mod attempts;
+#[cfg(feature = "worker")]
 mod away;
+#[cfg(feature = "worker")]
+mod control;
 #[cfg(feature = "worker")]
 mod cron_oracle;
 #[cfg(feature = "worker")]
@@ -32,6 +36,8 @@ mod failure;
 mod jobs;
 #[cfg(feature = "worker")]
 mod plans_queue;
+#[cfg(feature = "worker")]
+mod progress;
 #[cfg(feature = "worker")]
 mod schedule;
 #[cfg(feature = "worker")]
