@@ -58,6 +58,14 @@ impl Queue {
         Ok(cancelled != Cancelled::default())
     }
 
+    /// Cancels the jobs `ids`, as [`Queue::cancel`] does each, and returns how many.
+    ///
+    /// # Errors
+    /// Where the database fails; the batches before stay cancelled.
+    pub async fn cancel_ids(&self, ids: impl IntoIterator<Item = JobId>) -> Result<Cancelled> {
+        self.cancel_batches(ids.into_iter().collect(), None).await
+    }
+
     /// Cancels all queued and running jobs that `selection` picks, in short batches, and returns how many.
     ///
     /// # Errors
@@ -73,13 +81,21 @@ impl Queue {
         let picked: Vec<(JobId,)> = selection
             .read(self, Sql::JobUnended, selection.status)
             .await?;
-        let mut ids: Vec<JobId> = picked.into_iter().map(|(id,)| id).collect();
+        let ids = picked.into_iter().map(|(id,)| id).collect();
+        self.cancel_batches(ids, selection.status).await
+    }
+
+    async fn cancel_batches(
+        &self,
+        mut ids: Vec<JobId>,
+        status: Option<JobStatus>,
+    ) -> Result<Cancelled> {
         let now = self.database.clock().now();
         let mut cancelled = Cancelled::default();
         in_batches(&mut ids, async |batch| {
             let more = {
                 let mut connection = self.database.write().await?;
-                self.cancel_batch(connection.tx(), batch, now, selection.status)
+                self.cancel_batch(connection.tx(), batch, now, status)
                     .await?
             };
             self.database.announce_cancellation();
