@@ -43,7 +43,7 @@ const GLOBAL: &str = "Options of every command";
     version,
     after_help = "Settings are taken from flags, then the environment (LARDER_WORKER__CONCURRENCY=4), then the file \
         (--config, LARDER_CONFIG or ./larder.toml), then the defaults; `config show` prints what is in effect.\n\n\
-        Exit status: 0 done or yes, 1 no (a miss, nothing deleted, a job that ended dead), 2 an error."
+        Exit status: 0 done or yes, 1 no (a miss, nothing deleted, a job that ended dead or cancelled), 2 an error."
 )]
 struct Cli {
     #[command(flatten)]
@@ -72,7 +72,7 @@ enum Command {
     Worker(worker::Args),
     /// Put a job into its queue, and print its id
     Enqueue(enqueue::Args),
-    /// Look at jobs, and prune finished ones
+    /// Look at jobs, retry, cancel and prune them
     #[command(subcommand)]
     Jobs(jobs::Command),
     /// Look at schedules, and run one by hand

@@ -13,6 +13,8 @@ pub(crate) mod sql;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod statements;
 mod types;
+#[cfg(feature = "worker")]
+mod wakeups;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,8 @@ pub use sql::Engine;
 pub(crate) use sql::Sql;
 pub use types::Id;
 pub(crate) use types::JsonText;
+#[cfg(feature = "worker")]
+pub(crate) use wakeups::Wakeup;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -47,6 +51,8 @@ struct Inner {
     prepared: bool,
     /// Counts this process's enqueues, so that its workers wake at once.
     enqueued: tokio::sync::watch::Sender<u64>,
+    /// Counts its cancellations of jobs.
+    cancelled: tokio::sync::watch::Sender<u64>,
 }
 
 /// SQLite has one writer: a connection of its own, so that writers of this process queue up fairly and never meet
@@ -327,6 +333,7 @@ impl Database {
                 clock: self.inner.clock.clone(),
                 prepared: self.inner.prepared,
                 enqueued: self.inner.enqueued.clone(),
+                cancelled: self.inner.cancelled.clone(),
             }),
         }
     }
@@ -399,6 +406,17 @@ impl Database {
         self.inner.enqueued.subscribe()
     }
 
+    /// Wakes this process's workers: a job was cancelled, and may run here.
+    pub(crate) fn announce_cancellation(&self) {
+        self.inner.cancelled.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever [`Database::announce_cancellation`] is called.
+    #[cfg(feature = "worker")]
+    pub(crate) fn cancellations(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.cancelled.subscribe()
+    }
+
     /// Measures how far the database's clock is ahead of this machine's: the midpoint of the quickest of three round
     /// trips. SQLite's clock is this machine's.
     ///
@@ -426,22 +444,6 @@ impl Database {
         }
         Ok(())
     }
-
-    /// Every wake-up that another process sends when it enqueues, by the queue's name. `None` on SQLite, which has no
-    /// such thing.
-    #[cfg(feature = "worker")]
-    pub(crate) async fn listen(&self) -> Result<Option<Wakeups>> {
-        let Pool::Postgres(pool) = &self.inner.pool else {
-            return Ok(None);
-        };
-        let mut listener = sqlx::postgres::PgListener::connect_with(pool).await?;
-        listener.ignore_pool_close_event(true);
-        listener.listen("larder_job").await?;
-        Ok(Some(Wakeups {
-            listener,
-            prefix: format!("{}/", self.inner.schema),
-        }))
-    }
 }
 
 #[cfg(feature = "worker")]
@@ -451,24 +453,4 @@ fn apart<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, connections: u32) -> sqlx::P
         .min_connections(0)
         .max_connections(connections)
         .connect_lazy_with((*pool.connect_options()).clone())
-}
-
-/// A connection that hears what other processes enqueue.
-#[cfg(feature = "worker")]
-pub(crate) struct Wakeups {
-    listener: sqlx::postgres::PgListener,
-    prefix: String,
-}
-
-#[cfg(feature = "worker")]
-impl Wakeups {
-    /// Returns when somebody has enqueued a job, or the connection was lost and made anew.
-    pub(crate) async fn next(&mut self) -> Result<()> {
-        loop {
-            match self.listener.try_recv().await? {
-                Some(notification) if !notification.payload().starts_with(&self.prefix) => {}
-                _ => return Ok(()),
-            }
-        }
-    }
 }

@@ -90,6 +90,15 @@ impl Error {
         self.kind == Kind::NotACounter
     }
 
+    /// Whether the database refused because somebody else has what may be there once.
+    pub(crate) fn is_unique_violation(&self) -> bool {
+        self.source
+            .as_deref()
+            .and_then(|source| source.downcast_ref::<sqlx::Error>())
+            .and_then(sqlx::Error::as_database_error)
+            .is_some_and(|error| error.is_unique_violation())
+    }
+
     /// Whether a stored value does not fit the type that was asked for.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {

@@ -40,7 +40,7 @@
 //! # The modules, in reading order
 //!
 //! - [`cache`]: [`Cache`], operations on keys; [`Cached`], the handle of one key; [`Expiration`].
-//! - [`queue`]: [`Queue`], which enqueues [`Job`]s and looks at them.
+//! - [`queue`]: [`Queue`], which enqueues [`Job`]s, looks at them, retries and cancels them.
 //! - `worker`: `Worker`, which runs them; `Data`, `JobContext` and `JobError`, for handlers.
 //! - `schedule`: cron expressions, their ticks, and the fleet's record of them.
 //! - `jobs`: the jobs that ship, an example for your own.

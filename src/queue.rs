@@ -1,7 +1,11 @@
-//! [`Queue`]: enqueue jobs and look at them. What runs them is the [`Worker`](crate::Worker).
+//! [`Queue`]: enqueue jobs, look at them, retry and cancel them. What runs them is the [`Worker`](crate::Worker).
 
+mod attempt;
 #[cfg(feature = "worker")]
 pub(crate) mod backend;
+mod cancel;
+#[cfg(feature = "worker")]
+pub(crate) mod control;
 mod enqueue;
 #[cfg(feature = "worker")]
 pub(crate) mod fetch;
@@ -14,15 +18,23 @@ mod job;
 pub(crate) mod presence;
 mod prune;
 mod record;
+mod retry;
+mod select;
 mod workers;
 
 use std::time::Duration;
 
+pub use attempt::AttemptRecord;
+#[cfg(feature = "worker")]
+pub(crate) use attempt::stored_error;
+pub use cancel::Cancelled;
 use chrono::{DateTime, Utc};
 pub use enqueue::{Enqueue, Enqueued};
 pub use job::{Backoff, Job, NewJob};
 pub use prune::{Prune, Retention};
-pub use record::{JobCounts, JobFilter, JobRecord, JobStatus};
+pub use record::{JobCounts, JobFilter, JobProgress, JobRecord, JobStatus};
+pub use retry::Retried;
+pub use select::JobSelection;
 pub use workers::WorkerRecord;
 
 pub use crate::database::Id as JobId;

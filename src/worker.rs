@@ -21,6 +21,7 @@ pub use apalis_core::task::data::Data;
 pub use context::{JobContext, JobError};
 pub use dispatch::in_handler;
 pub use handler::{Handler, Handlers, Registered};
+pub use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::database::Database;
@@ -40,7 +41,7 @@ pub struct WorkerOptions {
     pub queue_concurrency: BTreeMap<String, usize>,
     /// The queues that it serves; `None`, unless said, is all.
     pub queues: Option<Vec<String>>,
-    /// How long a drain lets running jobs finish; 25 s unless said.
+    /// How long a drain, or the cancellation of a job, lets handlers go on; 25 s unless said.
     pub shutdown_timeout: Duration,
     /// How often it tells the fleet that it is alive; 5 s unless said.
     pub heartbeat: Duration,

@@ -1,6 +1,9 @@
 //! `larder jobs …`: what is in the queues.
 
+mod cancel;
 mod list;
+mod retry;
+mod select;
 mod show;
 mod stats;
 
@@ -20,11 +23,16 @@ use crate::queue::{JobId, JobStatus, Queue};
 pub(super) enum Command {
     /// List jobs, newest first
     List(list::Args),
-    /// Print all that is known of a job; exit 1 where there is none of this id
+    /// Print all that is known of a job, and its failed attempts; exit 1 where there is none of this id
     Show {
         /// Its id
         id: JobId,
     },
+    /// Send dead and cancelled jobs back to their queue, and print how many; by id also one that waits for its next
+    /// attempt
+    Retry(retry::Args),
+    /// Cancel queued and running jobs, and print how many; the handlers of running ones are told
+    Cancel(cancel::Args),
     /// Delete finished jobs, and print how many
     Prune {
         /// Those that ended longer ago than this [default: `jobs.keep_done` and `jobs.keep_dead`]
@@ -66,6 +74,8 @@ impl Command {
             match self {
                 Self::List(args) => args.run(&queue, out).await,
                 Self::Show { id } => show::run(&queue, id, rescue_after, out).await,
+                Self::Retry(args) => args.run(&queue, out).await,
+                Self::Cancel(args) => args.run(&queue, out).await,
                 Self::Prune { older_than, status } => {
                     let mut prune = match older_than {
                         Some(age) => queue.prune().older_than(age),

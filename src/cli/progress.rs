@@ -10,6 +10,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// Without a terminal, work that takes this long is told of, and again after each such time.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+const SPINNER: &str = "{spinner} {msg} {elapsed}";
+const BAR: &str = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
+
 /// A spinner, a bar or plain lines; at an end when it is dropped.
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -19,16 +22,12 @@ pub(super) struct Progress {
 impl Progress {
     /// Work of unknown length: what it is, and for how long it has gone on.
     pub(super) fn spinner(what: &str) -> Self {
-        Self::new(None, what, "{spinner} {msg} {elapsed}")
+        Self::new(None, what, SPINNER)
     }
 
     /// Work on `length` things.
     pub(super) fn bar(length: u64, what: &str) -> Self {
-        Self::new(
-            Some(length),
-            what,
-            "{msg} {wide_bar} {human_pos}/{human_len} {eta}",
-        )
+        Self::new(Some(length), what, BAR)
     }
 
     fn new(length: Option<u64>, what: &str, template: &str) -> Self {
@@ -44,11 +43,10 @@ impl Progress {
                 plain: Some((end, teller)),
             };
         }
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, plain: None }
+        let shown = Self { bar, plain: None };
+        shown.restyle(template);
+        shown
     }
 
     /// Whether there is a terminal to show it.
@@ -58,6 +56,30 @@ impl Progress {
 
     pub(super) fn say(&self, what: impl Into<String>) {
         self.bar.set_message(what.into());
+    }
+
+    /// So much of a length that may change, and that was perhaps not known so far: the spinner becomes a bar.
+    pub(super) fn at_of(&self, position: u64, length: u64) {
+        if self.bar.length().is_none() {
+            self.restyle(BAR);
+        }
+        self.bar.set_length(length);
+        self.bar.set_position(position);
+    }
+
+    /// Nothing is known of a length any more: the bar becomes a spinner.
+    pub(super) fn without_length(&self) {
+        if self.bar.length().is_some() {
+            self.restyle(SPINNER);
+            self.bar.unset_length();
+            self.bar.set_position(0);
+        }
+    }
+
+    fn restyle(&self, template: &str) {
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
     }
 
     pub(super) fn at(&self, position: u64) {
@@ -80,9 +102,10 @@ impl Drop for Progress {
 fn tell(bar: &ProgressBar, every: Duration, ended: &Receiver<()>, mut to: impl Write) {
     while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
         let seconds = bar.elapsed().as_secs();
-        let line = match bar.position() {
-            0 => format!("{}: {seconds} s", bar.message()),
-            done => format!("{}: {done} in {seconds} s", bar.message()),
+        let line = match (bar.position(), bar.length()) {
+            (0, _) => format!("{}: {seconds} s", bar.message()),
+            (done, None) => format!("{}: {done} in {seconds} s", bar.message()),
+            (done, Some(all)) => format!("{}: {done} of {all} in {seconds} s", bar.message()),
         };
         // Whoever closed standard error does not want to know.
         if writeln!(to, "{line}").is_err() {
@@ -125,6 +148,10 @@ mod tests {
         bar.set_position(2_500);
         let mut text = String::new();
         while !text.contains("deleting cache items: 2500 in ") {
+            text.push_str(&written.recv_timeout(patience).unwrap());
+        }
+        bar.set_length(10_000);
+        while !text.contains("deleting cache items: 2500 of 10000 in ") {
             text.push_str(&written.recv_timeout(patience).unwrap());
         }
         drop(end);

@@ -29,7 +29,15 @@ pub(super) async fn for_result(
                 return ended(job);
             }
             Ok(Some(job)) => {
-                progress.say(format!("job {id} of {} is {}", job.name, job.status));
+                let standing = match job.status {
+                    JobStatus::Running if job.cancelled_at.is_some() => "being cancelled",
+                    status => status.as_str(),
+                };
+                progress.say(format!("job {id} of {} is {standing}", job.name));
+                match job.progress {
+                    Some(so_far) => progress.at_of(so_far.done, so_far.total),
+                    None => progress.without_length(),
+                }
                 seen = Some(job);
             }
             Ok(None) => {

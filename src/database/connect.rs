@@ -149,6 +149,7 @@ impl DatabaseOptions {
                 clock: self.clock,
                 prepared: self.prepared,
                 enqueued: tokio::sync::watch::Sender::default(),
+                cancelled: tokio::sync::watch::Sender::default(),
             }),
         };
         database.measure_clock().await?;

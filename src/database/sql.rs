@@ -59,11 +59,12 @@ pub(super) const PAIRS: [Pair; 11] = [
         sqlite: "",
         postgres: "FOR UPDATE",
     },
-    // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts.
+    // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts. The
+    // argument is another channel's ending, for what is of no use to whoever waits for jobs.
     Pair {
         name: "notify",
         sqlite: "",
-        postgres: ", pg_notify('larder_job', @schema || '/' || queue)",
+        postgres: ", pg_notify('larder_job?', @schema || '/' || queue)",
     },
     Pair {
         name: "clock",
@@ -162,7 +163,7 @@ macro_rules! counter {
 macro_rules! job_columns {
     () => {
         "id, name, queue, status, priority, attempt, max_attempts, unique_key, schedule, tick, run_at, \
-         created_at, started_at, finished_at, worker, error, payload, result"
+         created_at, started_at, finished_at, worker, error, payload, result, cancelled_at, progress_done, progress_total"
     };
 }
 
@@ -184,6 +185,73 @@ macro_rules! known {
 macro_rules! few {
     ($id:literal) => {
         concat!("CAST(", $id, " AS text) BETWEEN '0' AND 'g'")
+    };
+}
+
+/// The attempts of the batch `$1` that are the worker `$2`'s still: `e.value` is a row of it, first the job's id and
+/// then which attempt it is. `IS TRUE` is as it is there because of the index of running jobs.
+macro_rules! fenced {
+    () => {
+        concat!(
+            " WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
+             AND job.attempt = CAST(e.value->>1 AS integer) AND ",
+            few!("e.value->>0")
+        )
+    };
+}
+
+/// What an attempt ends in. A job that was to be cancelled is done or cancelled, and neither tried again nor dead.
+macro_rules! ends {
+    // The status of the row of the batch, unless the job was to be cancelled.
+    (status) => {
+        "CASE WHEN job.cancelled_at IS NULL OR e.value->>2 = 'done' THEN e.value->>2 ELSE 'cancelled' END"
+    };
+    (again) => {
+        "(job.cancelled_at IS NULL AND e.value->>2 = 'queued')"
+    };
+    // A drain gives the attempt back three times; then it counts.
+    (given_back) => {
+        "(job.cancelled_at IS NULL AND job.released < 3)"
+    };
+    (released) => {
+        "(job.cancelled_at IS NULL AND (job.released < 3 OR job.attempt < job.max_attempts))"
+    };
+    (rescued) => {
+        "(job.cancelled_at IS NULL AND job.attempt < job.max_attempts)"
+    };
+    (not $again:ident) => {
+        concat!(
+            "CASE WHEN ",
+            ends!($again),
+            " THEN 'queued' WHEN job.cancelled_at IS NOT NULL THEN 'cancelled' ELSE 'dead' END"
+        )
+    };
+    // What a job that is to be tried again has no more, and one that has ended keeps.
+    (keep $column:literal unless $again:ident) => {
+        concat!("CASE WHEN ", ends!($again), " THEN NULL ELSE ", $column, " END")
+    };
+}
+
+/// An attempt may come back within the same millisecond, where a drain gave it back: the later end is the one kept.
+macro_rules! kept {
+    () => {
+        "ON CONFLICT (job, ended_at, attempt) DO UPDATE SET worker = excluded.worker, \
+         started_at = excluded.started_at, error = excluded.error"
+    };
+}
+
+/// The ids of the jobs that have not ended and that a cancellation picks.
+macro_rules! unended {
+    ($status:literal, $part:literal) => {
+        concat!(
+            "SELECT id FROM {job} WHERE status = '",
+            $status,
+            "' AND ",
+            $part,
+            " AND ($1 IS NULL OR $1 = '",
+            $status,
+            "') AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3)"
+        )
     };
 }
 
@@ -285,29 +353,77 @@ statements! {
         UPDATE {job} SET status = 'running', worker = $4, attempt = attempt + 1, started_at = $5, \
         finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE \
         AND ", few!("batch_id"), " RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload");
-    // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error.
-    JobFinish: concat!("UPDATE {job} AS job SET status = e.value->>2, due = FALSE, \
-        run_at = COALESCE({time:e.value->>3}, job.run_at), result = {json:e.value->>4}, error = e.value->>5, \
-        worker = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE job.worker END, \
-        finished_at = CASE WHEN e.value->>2 = 'queued' THEN NULL ELSE $3 END FROM {each:$1} AS e \
-        WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
-        AND job.attempt = CAST(e.value->>1 AS integer) AND ", few!("e.value->>0"));
+    // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error, progress.
+    JobFinish: concat!("UPDATE {job} AS job SET status = ", ends!(status), ", due = FALSE, \
+        run_at = CASE WHEN ", ends!(again), " THEN {time:e.value->>3} ELSE job.run_at END, \
+        result = {json:e.value->>4}, error = e.value->>5, \
+        progress_done = ", ends!(keep "COALESCE(CAST(e.value->>6 AS bigint), job.progress_done)" unless again), ", \
+        progress_total = ", ends!(keep "COALESCE(CAST(e.value->>7 AS bigint), job.progress_total)" unless again), ", \
+        worker = ", ends!(keep "job.worker" unless again), ", finished_at = ", ends!(keep "$3" unless again),
+        " FROM {each:$1} AS e", fenced!());
     // The attempt is given back three times; then it counts, and a job that has spent them all ends.
-    JobRelease: concat!("UPDATE {job} AS job SET worker = NULL, started_at = NULL, released = job.released + 1, \
-        attempt = CASE WHEN job.released < 3 THEN job.attempt - 1 ELSE job.attempt END, \
-        status = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN 'queued' ELSE 'dead' END, \
-        due = job.released < 3 OR job.attempt < job.max_attempts, \
-        finished_at = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN NULL ELSE $3 END, \
-        error = CASE WHEN job.released < 3 OR job.attempt < job.max_attempts THEN job.error \
-        ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e \
-        WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
-        AND job.attempt = CAST(e.value->>1 AS integer) AND ", few!("e.value->>0"));
+    JobRelease: concat!("UPDATE {job} AS job SET worker = NULL, released = job.released + 1, \
+        attempt = CASE WHEN ", ends!(given_back), " THEN job.attempt - 1 ELSE job.attempt END, \
+        status = ", ends!(not released), ", due = ", ends!(released), ", \
+        started_at = ", ends!(keep "job.started_at" unless released), ", \
+        finished_at = ", ends!(keep "$3" unless released), ", \
+        progress_done = ", ends!(keep "job.progress_done" unless released), ", \
+        progress_total = ", ends!(keep "job.progress_total" unless released), ", \
+        error = CASE WHEN ", ends!(released), " THEN job.error \
+        ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e", fenced!());
     JobHeld: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running'";
-    // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends.
-    JobRescue: "UPDATE {job} SET status = CASE WHEN attempt < max_attempts THEN 'queued' ELSE 'dead' END, \
-        due = attempt < max_attempts, finished_at = CASE WHEN attempt < max_attempts THEN NULL ELSE $1 END, \
-        error = $3, worker = NULL WHERE status = 'running' \
-        AND worker NOT IN (SELECT worker.id FROM {worker} AS worker WHERE worker.heartbeat_at > $2)";
+    // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends. The batch is of
+    // those that `AttemptLose` has found, and holds until the end of the transaction.
+    JobRescue: concat!("UPDATE {job} AS job SET status = ", ends!(not rescued), ", due = ", ends!(rescued), ", \
+        finished_at = ", ends!(keep "$2" unless rescued), ", \
+        progress_done = ", ends!(keep "job.progress_done" unless rescued), ", \
+        progress_total = ", ends!(keep "job.progress_total" unless rescued), ", \
+        error = $3, worker = NULL FROM {each:$1} AS e WHERE job.id = {uuid:e.value->>0} \
+        AND (job.status = 'running') IS TRUE AND job.attempt = CAST(e.value->>1 AS integer) AND ", few!("e.value->>0"));
+    JobProgress: concat!("UPDATE {job} AS job SET progress_done = CAST(e.value->>2 AS bigint), \
+        progress_total = CAST(e.value->>3 AS bigint) FROM {each:$1} AS e", fenced!());
+    // One that runs stays so until its attempt has ended: it holds its unique key as long.
+    JobCancel: concat!("UPDATE {job} AS job SET due = FALSE, cancelled_at = $2, \
+        status = CASE WHEN job.status = 'queued' THEN 'cancelled' ELSE job.status END, \
+        finished_at = CASE WHEN job.status = 'queued' THEN $2 ELSE job.finished_at END FROM {each:$1} AS e \
+        WHERE job.id = {uuid:e.value->>0} AND (job.status IN ('queued', 'running') AND job.cancelled_at IS NULL \
+        AND ($3 IS NULL OR job.status = $3)) IS TRUE AND ", few!("e.value->>0"), " RETURNING status{notify:_control}");
+    JobCancelling: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running' AND cancelled_at IS NOT NULL";
+    // Where no status is asked for, also one that waits for its next attempt. The attempt never goes back: a handler of
+    // one that was cancelled may run still. An own job holds the key of a queued one, which is no obstacle.
+    JobRetry: concat!("UPDATE {job} AS job SET status = 'queued', due = TRUE, worker = NULL, released = 0, \
+        run_at = CASE WHEN job.status = 'queued' AND job.run_at < $2 THEN job.run_at ELSE $2 END, \
+        max_attempts = CASE WHEN job.attempt < job.max_attempts THEN job.max_attempts ELSE job.attempt + 1 END, \
+        finished_at = NULL, cancelled_at = NULL, result = NULL, progress_done = NULL, progress_total = NULL \
+        FROM {each:$1} AS e WHERE job.id = {uuid:e.value->>0} AND (job.attempt < 32767 AND CASE WHEN $3 IS NULL \
+        THEN job.status IN ('dead', 'cancelled') OR (job.status = 'queued' AND job.attempt > 0) \
+        ELSE job.status = $3 END) IS TRUE AND (SELECT holder.id FROM {job} AS holder WHERE holder.name = job.name \
+        AND holder.unique_key = job.unique_key AND holder.unique_key IS NOT NULL \
+        AND holder.status IN ('queued', 'running') AND holder.id <> job.id LIMIT 1) IS NULL AND ", few!("e.value->>0"),
+        " RETURNING id{notify}");
+    JobKeyHolder: "SELECT id FROM {job} WHERE name = $1 AND unique_key = $2 AND unique_key IS NOT NULL \
+        AND status IN ('queued', 'running')";
+    JobEnded: "SELECT id, CASE WHEN unique_key IS NULL THEN NULL ELSE name END, unique_key FROM {job} \
+        WHERE status = $1 AND status IN ('done', 'dead', 'cancelled') \
+        AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3)";
+    // Each part by the index that holds it.
+    JobUnended: concat!(unended!("queued", "due AND limit_key IS NULL"), " UNION ALL ",
+        unended!("queued", "due AND limit_key IS NOT NULL"), " UNION ALL ", unended!("queued", "NOT due"), " UNION ALL ",
+        unended!("running", "cancelled_at IS NULL"));
+    // An attempt that did not end its job well, before its outcome is written and in the same transaction. Without an
+    // error of its own it was interrupted; it has none at all where it is given back.
+    AttemptKeep: concat!("INSERT INTO {attempt} (job, attempt, worker, started_at, ended_at, error) \
+        SELECT job.id, job.attempt, job.worker, COALESCE(job.started_at, $3), $3, COALESCE(e.value->>5, CASE WHEN ",
+        ends!(given_back), " THEN NULL ELSE 'it was interrupted by the end of its worker' END) \
+        FROM {each:$1} AS e, {job} AS job", fenced!(), " {lock} ", kept!());
+    // Those whose worker fell silent: kept, and told, to be rescued in the same transaction.
+    AttemptLose: concat!("INSERT INTO {attempt} (job, attempt, worker, started_at, ended_at, error) \
+        SELECT job.id, job.attempt, job.worker, COALESCE(job.started_at, $1), $1, $3 FROM {job} AS job \
+        WHERE job.status = 'running' AND job.worker NOT IN \
+        (SELECT worker.id FROM {worker} AS worker WHERE worker.heartbeat_at > $2) {lock} ", kept!(),
+        " RETURNING job, attempt");
+    AttemptList: "SELECT attempt, worker, started_at, ended_at, error FROM {attempt} WHERE job = $1 \
+        ORDER BY ended_at, attempt";
     JobPrune: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
         AND status IN ('done', 'dead', 'cancelled') AND finished_at <= $2 \
         ORDER BY finished_at LIMIT $3 {skip_locked}) \

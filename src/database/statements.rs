@@ -44,6 +44,7 @@ fn every_word_of_a_template_is_known_and_every_table_is_qualified() {
             }
             for table in [
                 "cached_item",
+                "job_attempt",
                 "job_worker",
                 "job_schedule",
                 "larder_migration",
@@ -72,9 +73,10 @@ fn no_name_of_a_schema_breaks_out_of_its_quotes() {
 /// asked whether it is null, or first seen as one end of a CASE.
 fn types(name: &str) -> Vec<PgTypeInfo> {
     let names: &[&'static str] = match name {
-        "JobList" => &["text", "text", "text"],
-        "JobFinish" | "JobRelease" => &["json", "uuid", "timestamptz"],
-        "JobRescue" => &["timestamptz", "timestamptz"],
+        "JobList" | "JobEnded" | "JobUnended" => &["text", "text", "text"],
+        "JobFinish" | "JobRelease" | "AttemptKeep" => &["json", "uuid", "timestamptz"],
+        "JobRescue" | "JobCancel" | "JobRetry" => &["json", "timestamptz", "text"],
+        "AttemptLose" => &["timestamptz", "timestamptz", "text"],
         _ => &[],
     };
     names

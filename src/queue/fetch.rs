@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::JobId;
 use super::backend::{Claimed, JobBackend, Slot};
+use super::finish;
 use super::held::Held;
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
@@ -46,6 +47,7 @@ pub(crate) struct Fetcher {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
     pub(crate) options: FetchOptions,
+    pub(crate) held: Held,
     /// Woken when another process may have enqueued something.
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
@@ -106,7 +108,10 @@ impl Fetcher {
             .to_string(),
         );
         let mut announced = self.database.announcements();
-        let mut state = State::default();
+        let mut state = State {
+            held: self.held.clone(),
+            ..State::default()
+        };
         let mut away: Option<Duration> = None;
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
         let mut audit_at = Instant::now() + audit_interval;
@@ -276,19 +281,7 @@ impl Fetcher {
         if lost.is_empty() {
             return Ok(());
         }
-        let now = self.database.clock().now();
-        let mut connection = self.database.write().await?;
-        let mut tx = connection.tx();
-        let rows = JsonText(serde_json::json!(lost).to_string());
-        let given_back = query!(
-            self.database,
-            tx,
-            execute,
-            Sql::JobRelease,
-            rows,
-            self.worker,
-            now
-        )?;
+        let given_back = finish::give_back(&self.database, self.worker, &lost).await?;
         if given_back > 0 {
             tracing::warn!(
                 jobs = given_back,

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::JobId;
 use super::backend::Slot;
-use super::held::Hold;
+use super::held::{Attempt, Hold};
+use super::{JobId, JobProgress, stored_error};
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, query};
+use crate::database::{Database, JsonText, Sql, Tx, query};
 use crate::error::{Error, Result};
 
 /// Attempts in one statement.
@@ -25,6 +25,8 @@ pub(crate) struct Finished {
     pub(crate) id: JobId,
     pub(crate) attempt: i32,
     pub(crate) outcome: Outcome,
+    /// What its handler reported last, where that is not written yet.
+    pub(crate) progress: Option<JobProgress>,
     /// The attempt is this worker's until its outcome is written.
     pub(crate) _hold: Hold,
     /// Where it is tried again the slot too: the fetcher, woken by it, then sees when that is.
@@ -39,11 +41,13 @@ pub(crate) enum Outcome {
     Retry { error: String, run_at: Timestamp },
     /// It is not tried again.
     Dead { error: String },
+    /// It was cancelled, and its handler did not finish it all the same.
+    Cancelled { error: String },
     /// It was not its fault: the worker drains. The attempt is given back.
     Released,
 }
 
-/// id, attempt, status, milliseconds of run_at, result, error: as the statement reads them.
+/// id, attempt, status, milliseconds of run_at, result, error, progress: as the statements read them.
 type Row<'a> = (
     JobId,
     i32,
@@ -51,6 +55,8 @@ type Row<'a> = (
     Option<i64>,
     Option<&'a str>,
     Option<&'a str>,
+    Option<i64>,
+    Option<i64>,
 );
 
 impl Finished {
@@ -64,9 +70,20 @@ impl Finished {
                 Some(error.as_str()),
             ),
             Outcome::Dead { error } => ("dead", None, None, Some(error.as_str())),
+            Outcome::Cancelled { error } => ("cancelled", None, None, Some(error.as_str())),
             Outcome::Released => ("queued", None, None, None),
         };
-        (self.id, self.attempt, status, run_at, result, error)
+        let (done, total) = self.progress.map(JobProgress::stored).unzip();
+        (
+            self.id,
+            self.attempt,
+            status,
+            run_at,
+            result,
+            error,
+            done,
+            total,
+        )
     }
 }
 
@@ -121,45 +138,123 @@ impl Finisher {
 
     /// What the database does not take is the end of its job.
     async fn write_refused(&self, finished: &Finished, error: &Error) -> Result<()> {
-        let message = format!("its outcome could not be stored: {error}");
+        let message = stored_error(format!("its outcome could not be stored: {error}"));
         let (id, attempt, ..) = finished.row();
-        self.execute(
-            Sql::JobFinish,
-            &[(id, attempt, "dead", None, None, Some(&message))],
-        )
-        .await?;
+        let row = (
+            id,
+            attempt,
+            "dead",
+            None,
+            None,
+            Some(message.as_str()),
+            None,
+            None,
+        );
+        self.write_ended(&[row], &[row], &[]).await?;
         tracing::error!(job.id = %id, attempt, error = message, "the job is dead");
         Ok(())
     }
 
     async fn try_write(&self, batch: &[Finished]) -> Result<()> {
-        let (released, ended): (Vec<_>, Vec<_>) = batch
-            .iter()
-            .map(|finished| (finished, finished.row()))
-            .partition(|(finished, _)| matches!(finished.outcome, Outcome::Released));
-        for (statement, rows) in [(Sql::JobFinish, ended), (Sql::JobRelease, released)] {
-            if !rows.is_empty() {
-                let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
-                self.execute(statement, &rows).await?;
+        let (mut ended, mut failed, mut released) =
+            (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
+        for finished in batch {
+            let row = finished.row();
+            match finished.outcome {
+                Outcome::Done { .. } => ended.push(row),
+                Outcome::Released => released.push((finished.id, finished.attempt)),
+                Outcome::Retry { .. } | Outcome::Dead { .. } | Outcome::Cancelled { .. } => {
+                    failed.push(row);
+                    ended.push(row);
+                }
             }
         }
-        Ok(())
+        // In the order in which others lock many rows.
+        ended.sort_unstable_by_key(|row| row.0);
+        self.write_ended(&ended, &failed, &released).await
     }
 
-    async fn execute(&self, statement: Sql, rows: &[Row<'_>]) -> Result<()> {
-        let rows = JsonText(serde_json::json!(rows).to_string());
+    /// Writes how attempts `ended`, and gives back the `released` ones. Those that `failed` are kept; where there are
+    /// none, which is what matters for speed, one statement does it all.
+    async fn write_ended(
+        &self,
+        ended: &[Row<'_>],
+        failed: &[Row<'_>],
+        released: &[Attempt],
+    ) -> Result<()> {
         let now = self.database.clock().now();
-        let mut connection = self.database.write().await?;
-        let mut tx = connection.tx();
-        query!(
-            self.database,
-            tx,
-            execute,
-            statement,
-            rows,
-            self.worker,
-            now
-        )?;
-        Ok(())
+        if failed.is_empty() && released.is_empty() {
+            let mut connection = self.database.write().await?;
+            let mut tx = connection.tx();
+            query!(
+                self.database,
+                tx,
+                execute,
+                Sql::JobFinish,
+                batch_of(ended)?,
+                self.worker,
+                now
+            )?;
+            return Ok(());
+        }
+        let mut transaction = self.database.begin().await?;
+        let mut tx = Tx::from(&mut transaction);
+        if !failed.is_empty() {
+            query!(
+                self.database,
+                tx,
+                execute,
+                Sql::AttemptKeep,
+                batch_of(failed)?,
+                self.worker,
+                now
+            )?;
+        }
+        if !ended.is_empty() {
+            query!(
+                self.database,
+                tx,
+                execute,
+                Sql::JobFinish,
+                batch_of(ended)?,
+                self.worker,
+                now
+            )?;
+        }
+        if !released.is_empty() {
+            give_back_in(tx, &self.database, self.worker, released).await?;
+        }
+        transaction.commit().await
     }
+}
+
+/// Returns attempts to their queue, as not theirs to count, and says how many were the worker's still.
+pub(super) async fn give_back(
+    database: &Database,
+    worker: JobId,
+    attempts: &[Attempt],
+) -> Result<u64> {
+    let mut transaction = database.begin().await?;
+    let tx = Tx::from(&mut transaction);
+    let given_back = give_back_in(tx, database, worker, attempts).await?;
+    transaction.commit().await?;
+    Ok(given_back)
+}
+
+async fn give_back_in(
+    mut tx: Tx<'_>,
+    database: &Database,
+    worker: JobId,
+    attempts: &[Attempt],
+) -> Result<u64> {
+    let batch = batch_of(attempts)?;
+    let now = database.clock().now();
+    query!(database, tx, execute, Sql::AttemptKeep, &batch, worker, now)?;
+    query!(database, tx, execute, Sql::JobRelease, &batch, worker, now)
+}
+
+fn batch_of(rows: &(impl serde::Serialize + ?Sized)) -> Result<JsonText> {
+    serde_json::to_string(rows)
+        .map(JsonText)
+        .map_err(|error| Error::invalid(format!("the attempts do not serialise: {error}")))
 }

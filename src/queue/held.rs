@@ -2,19 +2,24 @@
 //!
 //! A claim whose answer was lost with its connection leaves a job that its row calls running and that nobody runs, and
 //! that nobody rescues either while this worker lives. By comparing rows with what it holds, the fetcher finds these.
+//! What passes between a handler and the worker while it runs is held here too: its cancellation, and its progress.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::JobId;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-/// A job and which of its attempts.
-type Attempt = (JobId, i32);
+use super::{JobId, JobProgress};
+
+/// A job and which of its attempts. A job that was cancelled and retried may have two at work at once.
+pub(crate) type Attempt = (JobId, i32);
 
 /// The attempts that a worker has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
-    attempts: Arc<Mutex<HashSet<Attempt>>>,
+    attempts: Arc<Mutex<HashMap<Attempt, Arc<RunningAttempt>>>>,
+    reported: Arc<Notify>,
 }
 
 /// One of them, until it is dropped.
@@ -22,28 +27,121 @@ pub(crate) struct Held {
 pub(crate) struct Hold {
     held: Held,
     attempt: Attempt,
+    running: Arc<RunningAttempt>,
+}
+
+/// What passes between an attempt's handler and the worker.
+#[derive(Debug)]
+pub(crate) struct RunningAttempt {
+    pub(crate) cancellation: CancellationToken,
+    progress: Mutex<Reports>,
+    reported: Arc<Notify>,
+}
+
+/// The progress that a handler reported last, and the one that was written last.
+#[derive(Debug, Default)]
+struct Reports {
+    latest: Option<JobProgress>,
+    written: Option<JobProgress>,
 }
 
 impl Held {
     pub(crate) fn hold(&self, id: JobId, attempt: i32) -> Hold {
-        self.lock().insert((id, attempt));
+        let attempt = (id, attempt);
+        let running = Arc::new(RunningAttempt {
+            cancellation: CancellationToken::new(),
+            progress: Mutex::default(),
+            reported: self.reported.clone(),
+        });
+        self.lock().insert(attempt, running.clone());
         Hold {
             held: self.clone(),
-            attempt: (id, attempt),
+            attempt,
+            running,
         }
     }
 
     pub(crate) fn contains(&self, id: JobId, attempt: i32) -> bool {
-        self.lock().contains(&(id, attempt))
+        self.lock().contains_key(&(id, attempt))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<Attempt>> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Tells a handler that its job is to be cancelled. Whether there is such an attempt.
+    pub(super) fn cancel(&self, attempt: Attempt) -> bool {
+        let running = self.lock().get(&attempt).cloned();
+        // Whoever waits for the token is woken without the lock.
+        running.is_some_and(|running| {
+            running.cancellation.cancel();
+            true
+        })
+    }
+
+    /// Returns when a handler has reported progress since this returned last.
+    pub(super) async fn reported(&self) {
+        self.reported.notified().await;
+    }
+
+    /// As if a handler had reported progress.
+    pub(super) fn look_again(&self) {
+        self.reported.notify_one();
+    }
+
+    /// The progress that is not written yet.
+    pub(super) fn unwritten(&self) -> Vec<(Attempt, JobProgress)> {
+        self.lock()
+            .iter()
+            .filter_map(|(attempt, running)| Some((*attempt, running.unwritten()?)))
+            .collect()
+    }
+
+    /// Takes note that so much is written.
+    pub(super) fn written(&self, written: &[(Attempt, JobProgress)]) {
+        let attempts = self.lock();
+        for (attempt, progress) in written {
+            if let Some(running) = attempts.get(attempt) {
+                running.reports().written = Some(*progress);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, Arc<RunningAttempt>>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    pub(crate) fn running(&self) -> &Arc<RunningAttempt> {
+        &self.running
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.held.lock().remove(&self.attempt);
+    }
+}
+
+impl RunningAttempt {
+    /// Keeps the progress for the worker to write.
+    pub(crate) fn report(&self, progress: JobProgress) {
+        let changed = self.reports().latest.replace(progress) != Some(progress);
+        if changed {
+            self.reported.notify_one();
+        }
+    }
+
+    /// The progress that was reported last, if that is not written yet.
+    pub(crate) fn unwritten(&self) -> Option<JobProgress> {
+        let reports = self.reports();
+        reports
+            .latest
+            .filter(|latest| reports.written != Some(*latest))
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::held::Attempt;
 use super::{JobId, to_delta};
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, query};
+use crate::database::{Database, JsonText, Sql, Tx, query};
 use crate::error::Result;
 
 /// Silent workers are forgotten after so many times `rescue_after`.
@@ -92,23 +93,40 @@ impl Presence {
     pub(crate) async fn rescue(&self) -> Result<()> {
         let now = self.database.clock().now();
         let deadline = now.saturating_add(-to_delta(self.rescue_after));
-        let mut connection = self.database.write().await?;
-        let mut tx = connection.tx();
         let error = format!(
             "its worker fell silent for {} s and is taken for dead",
             self.rescue_after.as_secs()
         );
-        let rescued = query!(
+        let mut transaction = self.database.begin().await?;
+        let mut tx = Tx::from(&mut transaction);
+        let lost: Vec<Attempt> = query!(
             self.database,
             tx,
-            execute,
-            Sql::JobRescue,
+            fetch_all,
+            Sql::AttemptLose,
             now,
             deadline,
-            error
+            &error
         )?;
+        let mut rescued = 0;
+        if !lost.is_empty() {
+            let lost = JsonText(serde_json::json!(lost).to_string());
+            rescued = query!(
+                self.database,
+                tx,
+                execute,
+                Sql::JobRescue,
+                lost,
+                now,
+                &error
+            )?;
+        }
+        transaction.commit().await?;
         let long_ago = now.saturating_add(-to_delta(self.rescue_after.saturating_mul(FORGET)));
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
         query!(self.database, tx, execute, Sql::WorkerForget, long_ago)?;
+        drop(connection);
         if rescued > 0 {
             tracing::warn!(jobs = rescued, "rescued jobs of a worker that fell silent");
             self.database.announce();

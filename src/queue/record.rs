@@ -25,7 +25,7 @@ pub enum JobStatus {
     Done,
     /// It failed and is not tried again.
     Dead,
-    /// It was called off.
+    /// It was called off before it ended otherwise.
     Cancelled,
 }
 
@@ -120,6 +120,29 @@ pub struct JobRecord {
     pub payload: Box<RawValue>,
     /// What its handler returned, byte for byte.
     pub result: Option<Box<RawValue>>,
+    /// When it was cancelled. A job that runs stays running until its attempt has ended, and is done all the same if
+    /// its handler finishes it.
+    pub cancelled_at: Option<DateTime<Utc>>,
+    /// How far its handler says that it is, or was at its end.
+    pub progress: Option<JobProgress>,
+}
+
+/// How far a handler says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct JobProgress {
+    /// How much is done, in whatever the handler counts.
+    pub done: u64,
+    /// How much there is to do in all.
+    pub total: u64,
+}
+
+impl JobProgress {
+    /// As the tables hold it.
+    #[cfg(feature = "worker")]
+    pub(crate) fn stored(self) -> (i64, i64) {
+        let stored = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        (stored(self.done), stored(self.total))
+    }
 }
 
 impl<'r, R: Row> FromRow<'r, R> for JobRecord
@@ -131,6 +154,7 @@ where
     i32: Decode<'r, R::Database> + Type<R::Database>,
     Timestamp: Decode<'r, R::Database> + Type<R::Database>,
     JsonText: Decode<'r, R::Database> + Type<R::Database>,
+    Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
     Option<JobId>: Decode<'r, R::Database> + Type<R::Database>,
     Option<String>: Decode<'r, R::Database> + Type<R::Database>,
     Option<Timestamp>: Decode<'r, R::Database> + Type<R::Database>,
@@ -142,6 +166,11 @@ where
         };
         let maybe = |index: usize| -> Result<Option<DateTime<Utc>>, sqlx::Error> {
             Ok(row.try_get::<Option<Timestamp>, _>(index)?.map(Into::into))
+        };
+        let count = |index: usize| -> Result<Option<u64>, sqlx::Error> {
+            Ok(row
+                .try_get::<Option<i64>, _>(index)?
+                .map(|count| u64::try_from(count).unwrap_or(0)))
         };
         Ok(Self {
             id: row.try_get(0)?,
@@ -165,6 +194,10 @@ where
                 .try_get::<Option<JsonText>, _>(17)?
                 .map(raw)
                 .transpose()?,
+            cancelled_at: maybe(18)?,
+            progress: count(19)?
+                .zip(count(20)?)
+                .map(|(done, total)| JobProgress { done, total }),
         })
     }
 }

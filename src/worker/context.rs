@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
@@ -9,10 +10,55 @@ use apalis_core::task::Task;
 use apalis_core::task::data::MissingDataError;
 use apalis_core::task::from_request::FromRequest;
 use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
 
-use crate::queue::JobId;
+use crate::queue::held::RunningAttempt;
+use crate::queue::{JobId, JobProgress};
 
 /// The attempt that a handler runs. Handlers that take a `JobContext` are given it.
+///
+/// Through it a handler learns that its job is cancelled, and says how far it is:
+///
+/// ```
+/// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+/// use larder::queue::{Job, JobStatus};
+/// use larder::worker::WorkerOptions;
+/// use larder::{JobContext, JobError, Worker};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Import { rows: u64 }
+///
+/// impl Job for Import {
+///     const NAME: &'static str = "import";
+///     type Output = u64;
+/// }
+///
+/// async fn import(job: Import, cx: JobContext) -> Result<u64, JobError> {
+///     for row in 0..job.rows {
+///         if cx.is_cancelled() {
+///             return Err(JobError::retry(format!("cancelled after {row} rows")));
+///         }
+///         // … and import it.
+///         cx.progress(row + 1, job.rows);
+///     }
+///     Ok(job.rows)
+/// }
+///
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let url = &format!("sqlite://{}", directory.path().join("jobs.db").display());
+/// let mut once = WorkerOptions::default();
+/// once.once = true;
+/// let worker = Worker::connect(url).await?.options(once).register(import);
+/// let queue = worker.queue().clone();
+/// let id = queue.enqueue(&Import { rows: 3 }).await?.id;
+/// worker.run_until(std::future::pending()).await?;
+///
+/// let job = queue.get(id).await?.unwrap();
+/// assert_eq!(job.status, JobStatus::Done);
+/// assert_eq!(job.progress.map(|progress| (progress.done, progress.total)), Some((3, 3)));
+/// # Ok::<(), larder::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JobContext {
@@ -28,6 +74,39 @@ pub struct JobContext {
     pub schedule: Option<String>,
     /// The instant that its schedule named.
     pub tick: Option<DateTime<Utc>>,
+    pub(super) running: Arc<RunningAttempt>,
+    pub(super) stopping: CancellationToken,
+}
+
+impl JobContext {
+    /// Cancelled when somebody cancels the job, on whatever host. A handler that then returns an error leaves its job
+    /// cancelled with that error; one that returns its result has done it all the same. A handler that goes on for
+    /// longer than [`shutdown_timeout`](super::WorkerOptions::shutdown_timeout) is dropped at its next `.await`.
+    ///
+    /// `cx.cancellation().cancelled().await` waits for it, and `run_until_cancelled` runs a future no longer.
+    #[must_use]
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.running.cancellation
+    }
+
+    /// Whether somebody has cancelled the job.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.running.cancellation.is_cancelled()
+    }
+
+    /// Cancelled when the worker is told to stop. The job is not called off: a handler that can finish soon does, and
+    /// one that cannot goes back to its queue when `shutdown_timeout` is over.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Says that `done` of `total` are done. It takes no time and cannot fail, and may be called as often as one likes:
+    /// the latest is written now and then, and at the end.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.running.report(JobProgress { done, total });
+    }
 }
 
 impl<Args: Sync> FromRequest<Task<Args>> for JobContext {

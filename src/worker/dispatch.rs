@@ -22,7 +22,8 @@ use super::{Handlers, JobContext, JobError, Registered};
 use crate::clock::Clock;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome};
-use crate::queue::{Backoff, to_delta};
+use crate::queue::held::RunningAttempt;
+use crate::queue::{Backoff, stored_error, to_delta};
 
 tokio::task_local! {
     static IN_HANDLER: ();
@@ -43,6 +44,10 @@ pub(super) struct Dispatch {
     pub(super) finished: mpsc::UnboundedSender<Finished>,
     pub(super) clock: Clock,
     pub(super) backoff: Backoff,
+    /// How long the handler of a cancelled job may go on.
+    pub(super) cancel_timeout: Duration,
+    /// Told at the beginning of the drain.
+    pub(super) stopping: CancellationToken,
     /// Told when handlers that still run are to be given up.
     pub(super) give_up: CancellationToken,
 }
@@ -91,6 +96,12 @@ impl Dispatch {
                         handler.abort();
                         Outcome::Released
                     }
+                    () = self.outstayed(claimed.hold.running()) => {
+                        handler.abort();
+                        let timeout = seconds(self.cancel_timeout);
+                        let error = format!("it was cancelled, and dropped when it had not ended {timeout} later");
+                        self.failed(&claimed, Some(registered), JobError::abort(error))
+                    }
                 }
             }
         };
@@ -100,9 +111,16 @@ impl Dispatch {
             id: claimed.id,
             attempt: claimed.attempt,
             outcome,
+            progress: claimed.hold.running().unwritten(),
             _hold: claimed.hold,
             _slot: slot,
         });
+    }
+
+    /// Returns when the job was cancelled and its handler had its time to end.
+    async fn outstayed(&self, running: &RunningAttempt) {
+        running.cancellation.cancelled().await;
+        tokio::time::sleep(self.cancel_timeout).await;
     }
 
     /// The task that the handler is given: its payload, and everything that it may ask for.
@@ -120,6 +138,8 @@ impl Dispatch {
             max_attempts: claimed.max_attempts,
             schedule: claimed.schedule.clone(),
             tick: claimed.tick.map(Into::into),
+            running: claimed.hold.running().clone(),
+            stopping: self.stopping.clone(),
         });
         if let Some(worker) = worker {
             data.insert(worker);
@@ -144,18 +164,16 @@ impl Dispatch {
             .and_then(|registered| registered.backoff)
             .unwrap_or(self.backoff);
         let attempt = u32::try_from(claimed.attempt).unwrap_or(1);
+        let error = stored_error(failure.message);
+        if claimed.hold.running().cancellation.is_cancelled() {
+            tracing::info!(job.id = %claimed.id, job.name = claimed.name, attempt, error, "the job was cancelled");
+            return Outcome::Cancelled { error };
+        }
         let wait = match failure.retry {
             _ if claimed.attempt >= claimed.max_attempts => None,
             Retry::Never => None,
             Retry::After(wait) => Some(wait),
             Retry::WithBackoff => Some(backoff.delay(attempt, rand::random())),
-        };
-        let error = failure.message;
-        // PostgreSQL's text holds no NUL.
-        let error = if error.contains('\0') {
-            error.replace('\0', "\u{FFFD}")
-        } else {
-            error
         };
         let Some(wait) = wait else {
             tracing::error!(

@@ -1,4 +1,4 @@
-//! Hearing at once of jobs that other processes enqueue. Polling is the fallback.
+//! Hearing at once of jobs that other processes enqueue and cancel. Polling is the fallback.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,19 +6,27 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::Database;
+use crate::database::{Database, Wakeup};
 use crate::error::Result;
 
 /// The wait before a lost connection is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Wakes the fetcher at every notification, until told to stop. A lost connection is made anew.
-pub(super) async fn run(database: Database, wake: Arc<Notify>, stop: CancellationToken) {
+/// Who is woken by notifications.
+pub(super) struct Listeners {
+    /// Of jobs that were enqueued.
+    pub(super) fetcher: Arc<Notify>,
+    /// Of jobs that were cancelled.
+    pub(super) control: Arc<Notify>,
+}
+
+/// Wakes whom a notification is for, until told to stop. A lost connection is made anew.
+pub(super) async fn run(database: Database, listeners: Listeners, stop: CancellationToken) {
     let mut lost = false;
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = listen(&database, &wake, &mut lost) => ended,
+            ended = listen(&database, &listeners, &mut lost) => ended,
         };
         match ended {
             Ok(()) => return,
@@ -35,16 +43,22 @@ pub(super) async fn run(database: Database, wake: Arc<Notify>, stop: Cancellatio
     }
 }
 
-async fn listen(database: &Database, wake: &Notify, lost: &mut bool) -> Result<()> {
+async fn listen(database: &Database, listeners: &Listeners, lost: &mut bool) -> Result<()> {
     let Some(mut wakeups) = database.listen().await? else {
         return Ok(());
     };
     if std::mem::take(lost) {
         tracing::info!("notifications are back");
     }
+    // Whatever came while nobody listened is looked for too.
+    let mut told = Wakeup::Anything;
     loop {
-        // Whatever came while nobody listened is looked for too.
-        wake.notify_one();
-        wakeups.next().await?;
+        if told != Wakeup::Control {
+            listeners.fetcher.notify_one();
+        }
+        if told != Wakeup::Jobs {
+            listeners.control.notify_one();
+        }
+        told = wakeups.next().await?;
     }
 }

@@ -16,8 +16,10 @@ use crate::database::{Database, Engine};
 use crate::error::{Error, Result};
 use crate::queue::JobId;
 use crate::queue::backend::JobBackend;
+use crate::queue::control::Control;
 use crate::queue::fetch::{FetchOptions, Fetcher};
 use crate::queue::finish::Finisher;
+use crate::queue::held::Held;
 use crate::queue::presence::Presence;
 use crate::schedule::Scheduler;
 
@@ -97,18 +99,34 @@ impl Running {
             finished: outcomes,
         };
         let finisher = tokio::spawn(finisher.run());
-        let wake = Arc::new(Notify::new());
+        let (wake, control, held) = (
+            Arc::new(Notify::new()),
+            Arc::new(Notify::new()),
+            Held::default(),
+        );
         let mut background = vec![tokio::spawn({
             let (presence, present) = (presence.clone(), present.clone());
             async move { presence.run(present).await }
         })];
         if options.listen && database.engine() == Engine::Postgres {
+            let listeners = listen::Listeners {
+                fetcher: wake.clone(),
+                control: control.clone(),
+            };
             background.push(tokio::spawn(listen::run(
                 database.clone(),
-                wake.clone(),
-                fetching.clone(),
+                listeners,
+                present.clone(),
             )));
         }
+        let control = Control {
+            database: database.clone(),
+            worker: id,
+            held: held.clone(),
+            wake: control,
+            look_interval: options.heartbeat,
+        };
+        background.push(tokio::spawn(control.run(present.clone())));
         if !options.once {
             background.push(tokio::spawn(scheduler.run(fetching.clone())));
         }
@@ -120,6 +138,8 @@ impl Running {
             finished,
             clock: database.clock().clone(),
             backoff: options.backoff,
+            cancel_timeout: options.shutdown_timeout,
+            stopping: fetching.clone(),
             give_up: give_up.clone(),
         };
         let workers = apalis.clone();
@@ -154,6 +174,7 @@ impl Running {
                 audit_interval: options.rescue_after,
                 once: options.once,
             },
+            held,
             wake,
             stop: fetching.clone(),
             serve,

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::support::{Home, both_engines};
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 20] = [
     "id",
     "name",
     "queue",
@@ -25,6 +25,8 @@ const FIELDS: [&str; 18] = [
     "error",
     "payload",
     "result",
+    "cancelled_at",
+    "progress",
 ];
 
 fn lines(home: &Home, arguments: &[&str]) -> Vec<String> {
@@ -58,12 +60,14 @@ both_engines! {
         let shown = home.run(&["jobs", "show", &id, "--json"]).stdout;
         let names: Vec<_> = FIELDS.iter().map(|name| shown.find(&format!("\"{name}\":")).unwrap()).collect();
         assert!(names.is_sorted(), "{shown}");
-        let job = home.json(&["jobs", "show", &id]);
+        let mut job = home.json(&["jobs", "show", &id]);
+        // Of one job its attempts are told too.
+        assert_eq!(job.as_object_mut().unwrap().remove("attempts"), Some(serde_json::json!([])));
         assert_eq!(job.as_object().unwrap().len(), FIELDS.len());
         assert_eq!(home.json(&["jobs", "list"])[0], job);
         let plain = lines(home, &["jobs", "show", &id]);
         let names: Vec<_> = plain.iter().map(|line| line.split_once(": ").unwrap().0).collect();
-        assert_eq!(names[..18], FIELDS);
+        assert_eq!(names[..20], FIELDS);
     }
 
     fn fifty_are_listed_unless_said_and_0_is_all(home) {
@@ -114,6 +118,82 @@ both_engines! {
         let plain = lines(home, &["jobs", "stats"]);
         let words: Vec<_> = plain[2].split_whitespace().collect();
         assert_eq!(words, ["other", "2", "0", "0", "0", "0"]);
+    }
+
+    fn the_attempts_of_a_job_are_shown(home) {
+        let id = home.enqueue(&["file_digest", "{\"path\":\"/no/such/file\"}", "--max-attempts", "2"]);
+        for _ in 0..2 {
+            assert_eq!(home.run(&["worker", "--once"]).status, 0);
+            // Its next attempt is in a second; by then it is dead, and this is no.
+            home.run(&["jobs", "retry", &id]);
+        }
+        assert_eq!(home.run(&["worker", "--once"]).status, 0);
+        let job = home.json(&["jobs", "show", &id]);
+        assert_eq!((&job["status"], &job["attempt"]), (&"dead".into(), &3.into()));
+        assert_eq!(job["attempts"].as_array().unwrap().len(), 3);
+        let second = &job["attempts"][1];
+        assert_eq!(second["attempt"], 2);
+        assert!(second["error"].as_str().unwrap().contains("cannot read /no/such/file"));
+        assert!(second["started_at"].as_str() <= second["ended_at"].as_str() && second["worker"].is_string());
+        let plain = lines(home, &["jobs", "show", &id]);
+        let attempts: Vec<_> = plain.iter().filter(|line| line.starts_with("attempt ")).collect();
+        assert_eq!(attempts.len(), 3);
+        let begin = format!("attempt 2: {} to {} (", second["started_at"].as_str().unwrap(), second["ended_at"].as_str().unwrap());
+        assert!(attempts[1].starts_with(&begin) && attempts[1].contains("cannot read /no/such/file"), "{attempts:?}");
+    }
+
+    fn retry_sends_dead_jobs_back(home) {
+        let bad = |key: &str| home.enqueue(&["file_digest", "{\"path\":\"relative\"}", "--unique-key", key]);
+        let first = bad("a");
+        assert_eq!(home.run(&["worker", "--once"]).status, 0);
+        let second = bad("b");
+        assert_eq!(home.run(&["worker", "--once"]).status, 0);
+        let holder = bad("a");
+        home.run(&["jobs", "retry", &second, &first]).fails(&[&first, &holder, "unique key"]);
+        assert_eq!(home.json(&["jobs", "show", &second])["status"], "dead", "all of them or none");
+        let ended = home.run(&["jobs", "retry", "--status", "dead"]);
+        assert_eq!((ended.status, ended.stdout.as_str()), (0, "Retried 1 jobs.\n"));
+        assert!(ended.stderr.starts_with("note: 1 jobs stay as they are") && ended.stderr.lines().count() == 1, "{ended:?}");
+        assert_eq!(home.json(&["jobs", "show", &second])["status"], "queued");
+        home.run(&["jobs", "retry", &holder]).fails(&["cannot be retried", "queued"]);
+
+        home.run(&["jobs", "cancel", &second]).prints("Cancelled 1 jobs.\n");
+        home.run(&["jobs", "retry", "--name", "clear_expired"]).says_no("Retried 0 jobs.\n");
+        home.run(&["jobs", "retry", "--status", "cancelled", "--queue", "default", "--json"]).prints("{\"retried\":1}\n");
+        home.run(&["jobs", "retry", "019aabcd-0000-7000-8000-000000000000"]).says_no("Retried 0 jobs.\n");
+    }
+
+    fn cancel_ends_queued_jobs_at_once(home) {
+        let first = home.enqueue(&["clear_expired"]);
+        let second = home.enqueue(&["clear_expired", "--delay", "1h"]);
+        let third = home.enqueue(&["prune_jobs", "--queue", "other"]);
+        home.run(&["jobs", "cancel", &first, &second, &first]).prints("Cancelled 2 jobs.\n");
+        home.run(&["jobs", "cancel", &first]).says_no("Cancelled 0 jobs.\n");
+        home.run(&["jobs", "cancel", "--status", "running"]).says_no("Cancelled 0 jobs.\n");
+        home.run(&["jobs", "cancel", "--queue", "default"]).says_no("Cancelled 0 jobs.\n");
+        home.run(&["jobs", "cancel", "--status", "queued", "--name", "prune_jobs", "--json"]).prints("{\"cancelled\":1}\n");
+        let job = home.json(&["jobs", "show", &third]);
+        assert_eq!((&job["status"], &job["cancelled_at"]), (&"cancelled".into(), &job["finished_at"]));
+        assert!(job["cancelled_at"].is_string());
+    }
+
+    fn what_is_not_retried_or_cancelled_is_refused(home) {
+        let id = home.enqueue(&["clear_expired"]);
+        for (arguments, parts) in [
+            (&["retry"][..], ["--status dead", "ids"]),
+            (&["cancel"], ["--status queued", "ids"]),
+            (&["retry", "--status", "queued"], ["queued", "dead or cancelled"]),
+            (&["retry", "--status", "done"], ["done", "dead or cancelled"]),
+            (&["cancel", "--status", "dead"], ["dead", "queued or running"]),
+            (&["cancel", "--status", "nonsense"], ["nonsense", "queued or running"]),
+            (&["cancel", "42"], ["42", "not an id"]),
+            (&["retry", &id, "--status", "dead"], ["--status", "cannot be used with"]),
+            (&["cancel", &id, "--queue", "default"], ["--queue", "cannot be used with"]),
+            (&["cancel", "--queue", ""], ["--queue", "empty"]),
+        ] {
+            home.run(&[&["jobs"], arguments].concat()).fails(&parts);
+        }
+        assert_eq!(home.json(&["jobs", "show", &id])["status"], "queued");
     }
 
     fn prune_deletes_finished_jobs_and_prints_how_many(home) {

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use larder::worker::Handlers;
-use larder::{Job, JobError};
+use larder::{Job, JobContext, JobError};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Daemon, Ended, Home, both_engines, text, wait_until};
@@ -44,6 +44,21 @@ async fn block(_: Block) -> Result<(), JobError> {
     Ok(())
 }
 
+/// Goes on until it is cancelled, and says how far it is.
+#[derive(Serialize, Deserialize)]
+struct Endless {}
+
+impl Job for Endless {
+    const NAME: &'static str = "endless";
+    type Output = ();
+}
+
+async fn endless(_: Endless, cx: JobContext) -> Result<(), JobError> {
+    cx.progress(3, 10);
+    cx.cancellation().cancelled().await;
+    Err(JobError::retry("ended by request"))
+}
+
 #[derive(Serialize, Deserialize)]
 struct Panic {}
 
@@ -65,6 +80,7 @@ fn own_binary() {
     let handlers = Handlers::default()
         .register(wait_for_file)
         .register(block)
+        .register(endless)
         .register(panic);
     let arguments = arguments.split('\n').map(str::to_owned);
     let code = larder::cli::main_from(arguments, handlers, Vec::new());
@@ -163,11 +179,30 @@ both_engines! {
         assert_eq!((&job["status"], &job["attempt"]), (&"dead".into(), &1.into()));
     }
 
+    fn a_running_job_is_cancelled_from_another_process_while_somebody_waits_for_it(home) {
+        let _worker = Daemon::start(&mut own(home, &["worker"]));
+        let mut waiting = Daemon::spawn(&mut own(home, &["enqueue", "endless", "--wait"]));
+        let job = || home.json(&["jobs", "list"])[0].clone();
+        wait_until("its progress is there", || {
+            home.run(&["jobs", "list", "--status", "running"]).stdout.lines().count() == 2 && !job()["progress"].is_null()
+        });
+        let id = job()["id"].as_str().unwrap().to_owned();
+        assert_eq!(job()["progress"], serde_json::json!({"done": 3, "total": 10}));
+        assert!(home.run(&["jobs", "show", &id]).stdout.contains("progress: 3 of 10\n"));
+        let ended = home.run(&["jobs", "cancel", &id]);
+        assert_eq!((ended.status, ended.stdout.as_str()), (0, "Cancelled 1 jobs.\n"));
+        assert_eq!(ended.stderr, "note: 1 of them run: their handlers are told, and may finish all the same\n");
+        assert_eq!(waiting.ended().code(), Some(1), "{:#?}", waiting.log);
+        let told = format!("error: job {id} is cancelled: ended by request");
+        assert!(waiting.log.contains(&told), "{:#?}", waiting.log);
+        assert_eq!(job()["status"], "cancelled");
+    }
+
     fn the_names_are_those_of_its_own_jobs(home) {
         let names = Ended::of(&mut own(home, &["jobs", "names"])).stdout;
-        assert!(names.contains("block\npanic\nwait_for_file\n"), "{names}");
+        assert!(names.contains("block\nendless\npanic\nwait_for_file\n"), "{names}");
         let refused = Ended::of(&mut own(home, &["enqueue", "clear_expired"]));
         assert_eq!(refused.status, 2);
-        assert!(refused.stderr.contains("choose one of block, panic, wait_for_file"), "{refused:?}");
+        assert!(refused.stderr.contains("choose one of block, endless, panic, wait_for_file"), "{refused:?}");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::proxy::Proxy;
 use crate::support::{TestDatabase, run};
-use crate::work::{Probe, becomes, eventually, lively, probe, start};
+use crate::work::{Probe, becomes, eventually, give_back, lively, probe, start, without_polling};
 
 async fn through(db: &TestDatabase, proxy: &Proxy) -> larder::database::Database {
     DatabaseOptions::new(&proxy.url)
@@ -77,6 +77,25 @@ fn statements_whose_answers_never_come_are_given_up_and_asked_again() {
         let second = queue.enqueue(&probe(2)).await.unwrap().id;
         assert_eq!(becomes(&queue, second, JobStatus::Done).await.attempt, 1);
         assert!(worker.is_at_work());
+        worker.end().await;
+    });
+}
+
+#[test]
+fn notifications_that_fell_silent_come_back() {
+    run(TestDatabase::postgres, async |db| {
+        let proxy = Proxy::before(&db.url).await;
+        let queue = Queue::new(db.open().await);
+        let worker = start(
+            Worker::new(through(db, &proxy).await)
+                .options(without_polling())
+                .register(give_back),
+        );
+        let first = queue.enqueue(&probe(1)).await.unwrap().id;
+        becomes(&queue, first, JobStatus::Done).await;
+        proxy.silence();
+        let second = queue.enqueue(&probe(2)).await.unwrap().id;
+        becomes(&queue, second, JobStatus::Done).await;
         worker.end().await;
     });
 }

@@ -19,9 +19,13 @@ mod transactions;
 mod values;
 
 #[cfg(feature = "worker")]
+mod attempts;
+#[cfg(feature = "worker")]
 mod away;
 #[cfg(feature = "worker")]
 mod blocking;
+#[cfg(feature = "worker")]
+mod control;
 #[cfg(feature = "worker")]
 mod cron_oracle;
 #[cfg(feature = "worker")]
@@ -38,6 +42,8 @@ mod jobs;
 mod pgbouncer;
 #[cfg(feature = "worker")]
 mod plans_queue;
+#[cfg(feature = "worker")]
+mod progress;
 #[cfg(feature = "worker")]
 mod proxy;
 #[cfg(feature = "worker")]
