@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -142,6 +142,7 @@ impl Running {
                 queues: options.queues,
                 concurrency: options.concurrency,
                 queue_concurrency: options.queue_concurrency,
+                limits: watch::channel(options.queue_limits).1,
                 poll_interval,
                 audit_interval: options.rescue_after,
                 once: options.once,

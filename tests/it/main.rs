@@ -31,7 +31,13 @@ mod failure;
 #[cfg(feature = "worker")]
 mod jobs;
 #[cfg(feature = "worker")]
+mod limits;
+#[cfg(feature = "worker")]
+mod pause;
+#[cfg(feature = "worker")]
 mod plans_queue;
+#[cfg(feature = "worker")]
+mod retention;
 #[cfg(feature = "worker")]
 mod schedule;
 #[cfg(feature = "worker")]
