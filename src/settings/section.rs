@@ -223,13 +223,13 @@ impl QueueSettings {
     /// ```
     #[must_use]
     pub fn limits(&self) -> QueueLimits {
-        let mut limits = QueueLimits::default();
-        limits.max_running = self.max_running;
-        limits.rate = self.rate.map(|rate| Rate {
-            limit: rate.limit,
-            per: rate.per,
-        });
-        limits
+        QueueLimits {
+            max_running: self.max_running,
+            rate: self.rate.map(|rate| Rate {
+                limit: rate.limit,
+                per: rate.per,
+            }),
+        }
     }
 }
 
