@@ -58,7 +58,7 @@ fn an_unknown_key_or_section_is_an_error_with_the_nearest_right_one() {
         ),
         (
             "[queues.reports]\nrate = { limit = 1, pre = '1s' }",
-            "unknown key `queues.reports.rate.pre` in larder.toml:2: did you mean `per`?",
+            "unknown key `queues.reports.rate.pre` in larder.toml:2: expected one of limit, per",
         ),
         (
             "[schedule.a]\njob = 'j'\ncorn = '@daily'",
