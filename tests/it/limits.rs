@@ -10,6 +10,7 @@ use larder::queue::{JobFilter, JobId, JobStatus, NewJob, QueueLimits, Rate};
 use larder::worker::WorkerOptions;
 use larder::{JobError, Queue, Worker};
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use tokio::sync::Semaphore;
 
 use crate::support::{TestDatabase, both_engines};
@@ -228,6 +229,23 @@ both_engines! {
         worker.end().await;
     }
 
+    async fn a_worker_looks_for_the_next_job_when_the_outcome_of_the_last_is_written(db) {
+        let queue = Queue::new(ticking(db).await);
+        let gate = Gate::new();
+        enqueue(&queue, [("key", 1); 2]).await;
+        let worker = start(Worker::new(ticking(db).await).options(without_polling()).register(gate.handler()));
+        eventually("the first has begun", async || gate.begun() == 1).await;
+        // Nobody can write it yet, and who looked now would find no room, and sleep.
+        let lock = Lock::of_what_runs(db).await;
+        gate.pass.add_permits(2);
+        for _ in 0..100 {
+            assert_eq!(db.number(RUNNING).await, 1);
+        }
+        lock.release().await;
+        eventually("both are done", async || count(&queue, JobStatus::Done).await == 2).await;
+        worker.end().await;
+    }
+
     async fn the_least_that_jobs_of_a_key_allow_holds(db) {
         let queue = Queue::new(ticking(db).await);
         let gate = Gate::new();
@@ -349,7 +367,7 @@ both_engines! {
     async fn a_worker_sleeps_until_the_rate_has_room(db) {
         let queue = Queue::new(ticking(db).await);
         enqueue(&queue, [("", 0); 4]).await;
-        let options = within_limits(without_polling(), limits(None, Some((1, 60))));
+        let options = within_limits(without_polling(), limits(None, Some((1, 250))));
         let gauge = Gauge::default();
         let worker = start(Worker::new(ticking(db).await).options(options).register(gauge.handler()));
         eventually("all are done", async || count(&queue, JobStatus::Done).await == 4).await;
@@ -358,7 +376,7 @@ both_engines! {
 
     async fn once_waits_for_what_limits_hold_back(db) {
         let queue = Queue::new(ticking(db).await);
-        let options = within_limits(once(), limits(Some(1), Some((3, 100))));
+        let options = within_limits(once(), limits(Some(1), Some((3, 500))));
         enqueue(&queue, [("", 0), ("key", 1), ("key", 1), ("", 0), ("key", 1), ("other", 1), ("", 0)]).await;
         within(run(Worker::new(ticking(db).await).options(options).register(Gauge::default().handler()))).await;
         assert_eq!(count(&queue, JobStatus::Done).await, 7);
@@ -423,6 +441,36 @@ both_engines! {
             assert!(error.is_invalid() && error.to_string().starts_with(says), "{error}");
         }
         assert_eq!(count(&queue, JobStatus::Queued).await, 0);
+    }
+}
+
+/// Keeps outcomes of running jobs from being written.
+enum Lock {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Lock {
+    async fn of_what_runs(db: &TestDatabase) -> Self {
+        if db.is_sqlite() {
+            let mut connection = SqliteConnection::connect(&db.url).await.unwrap();
+            connection.execute("BEGIN IMMEDIATE").await.unwrap();
+            return Self::Sqlite(connection);
+        }
+        let mut connection = PgConnection::connect(&db.url).await.unwrap();
+        let schema = db.schema.replace('"', "\"\"");
+        let lock =
+            format!("BEGIN; SELECT 1 FROM \"{schema}\".job WHERE status = 'running' FOR UPDATE");
+        let lock = sqlx::raw_sql(AssertSqlSafe(lock));
+        connection.execute(lock).await.unwrap();
+        Self::Postgres(connection)
+    }
+
+    async fn release(self) {
+        match self {
+            Self::Sqlite(mut connection) => connection.execute("COMMIT").await.map(drop).unwrap(),
+            Self::Postgres(mut connection) => connection.execute("COMMIT").await.map(drop).unwrap(),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ both_engines! {
     async fn once_a_queue_is_paused_nothing_of_it_begins_and_what_runs_goes_on(db) {
         let queue = Queue::new(ticking(db).await);
         let jobs = (0..600).map(|n| match n % 3 {
-            0 => NewJob::new(&probe(n)).limit_running(format!("key {}", n % 7), 3),
+            0 => NewJob::new(&probe(n)).limit_running(format!("key {}", n % 7), 3).queue("keyed"),
             _ => NewJob::new(&probe(n)),
         });
         queue.enqueue_many(jobs).await.unwrap();
@@ -36,6 +36,7 @@ both_engines! {
             workers.push(start(Worker::new(ticking(db).await).options(options).register(give_back)));
         }
         eventually("some are done", async || count(&queue, JobStatus::Done).await >= 30).await;
+        assert!(queue.pause("keyed").await.unwrap());
         assert!(queue.pause("default").await.unwrap());
         let begun = db.number(BEGUN).await;
         let other = queue.enqueue(&probe("other")).queue("other").await.unwrap().id;
@@ -45,7 +46,7 @@ both_engines! {
         assert_eq!(count(&queue, JobStatus::Done).await, begun + 1);
         assert!(begun < 600, "it was paused too late to tell");
         queue.enqueue(&probe("more")).await.unwrap();
-        assert!(queue.resume("default").await.unwrap());
+        assert!(queue.resume("default").await.unwrap() && queue.resume("keyed").await.unwrap());
         eventually("all are done", async || count(&queue, JobStatus::Done).await == 602).await;
         for worker in workers {
             worker.end().await;
@@ -87,8 +88,9 @@ both_engines! {
     async fn once_does_not_wait_for_a_paused_queue(db) {
         let queue = Queue::new(db.open().await);
         queue.pause("default").await.unwrap();
+        queue.pause("keyed").await.unwrap();
         let paused = queue.enqueue(&probe(1)).await.unwrap().id;
-        let keyed = queue.enqueue(&probe(1)).limit_running("key", 1).await.unwrap().id;
+        let keyed = queue.enqueue(&probe(1)).limit_running("key", 1).queue("keyed").await.unwrap().id;
         let other = queue.enqueue(&probe(2)).queue("other").await.unwrap().id;
         within(run(Worker::new(db.open().await).options(once()).register(give_back))).await;
         assert_eq!(job(&queue, other).await.status, JobStatus::Done);
@@ -96,6 +98,7 @@ both_engines! {
             assert_eq!((job(&queue, id).await.status, job(&queue, id).await.attempt), (JobStatus::Queued, 0));
         }
         queue.resume("default").await.unwrap();
+        queue.resume("keyed").await.unwrap();
         within(run(Worker::new(db.open().await).options(once()).register(give_back))).await;
         assert_eq!(count(&queue, JobStatus::Done).await, 3);
     }
@@ -153,7 +156,10 @@ fn resuming_wakes_the_workers_of_other_processes() {
         let worker = start(worker);
         let other = queue.enqueue(&probe(1)).queue("other").await.unwrap().id;
         becomes(&queue, other, JobStatus::Done).await;
-        assert_eq!(job(&queue, id).await.status, JobStatus::Queued);
+        // Whatever that job woke has looked by then.
+        for _ in 0..50 {
+            assert_eq!(job(&queue, id).await.status, JobStatus::Queued);
+        }
         queue.resume("default").await.unwrap();
         becomes(&queue, id, JobStatus::Done).await;
         worker.end().await;
@@ -191,13 +197,29 @@ fn pausing_waits_for_the_claims_that_are_under_way() {
         claim.commit().await.unwrap();
         within(pausing).await.unwrap();
 
-        // And a claim that waits for a pause sees that it is one.
+        // And a claim that waits for a pause sees it then.
         queue.resume("default").await.unwrap();
+        let mut pause = PgConnection::connect(&db.url).await.unwrap();
+        let mut pause = pause.begin().await.unwrap();
+        let schema = db.schema.replace('"', "\"\"");
+        let hold = format!(
+            "SELECT 1 FROM \"{schema}\".job_queue FOR UPDATE; UPDATE \"{schema}\".job_queue SET paused_at = now()"
+        );
+        sqlx::raw_sql(AssertSqlSafe(hold))
+            .execute(&mut *pause)
+            .await
+            .unwrap();
         let id = queue.enqueue(&probe(1)).await.unwrap().id;
-        run(Worker::new(ticking(db).await)
-            .options(once())
-            .register(give_back))
-        .await;
-        becomes(&queue, id, JobStatus::Done).await;
+        let worker = Worker::new(ticking(db).await).options(lively());
+        let worker = start(worker.register(give_back));
+        let waits = "SELECT COUNT(*) FROM pg_catalog.pg_locks WHERE NOT granted AND pid IN \
+            (SELECT pid FROM pg_catalog.pg_stat_activity WHERE query LIKE '%FOR KEY SHARE%')";
+        eventually("the claim waits", async || db.number(waits).await > 0).await;
+        pause.commit().await.unwrap();
+        let other = queue.enqueue(&probe(2)).queue("other").await.unwrap().id;
+        becomes(&queue, other, JobStatus::Done).await;
+        let job = job(&queue, id).await;
+        assert_eq!((job.status, job.attempt), (JobStatus::Queued, 0));
+        worker.end().await;
     });
 }
