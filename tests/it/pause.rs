@@ -130,8 +130,8 @@ both_engines! {
         queue.pause("default").await.unwrap();
         queue.enqueue_many((0..50).map(|n| NewJob::new(&probe(n)))).await.unwrap();
         queue.enqueue(&probe(1)).limit_running("key", 1).await.unwrap();
-        let worker = start(Worker::new(db.open().await).options(without_polling()).register(give_back));
         let other = queue.enqueue(&probe(1)).queue("other").await.unwrap().id;
+        let worker = start(Worker::new(db.open().await).options(without_polling()).register(give_back));
         becomes(&queue, other, JobStatus::Done).await;
         let before = rounds.load(Ordering::SeqCst);
         for _ in 0..300 {
