@@ -1,4 +1,4 @@
-//! Deletes jobs that finished long ago, so that the table stays small.
+//! Deletes jobs that finished long ago, or are too many, so that the table stays small.
 //! Runs every hour unless `[schedule.prune-jobs]` says otherwise.
 
 use std::time::Instant;
@@ -26,7 +26,7 @@ pub struct Pruned {
 }
 
 /// Prunes in short batches, and logs one line if there was anything to prune. `[jobs]` of the settings says how long
-/// jobs are kept; a worker without settings may give a [`Retention`] by [`Worker::data`](crate::Worker::data).
+/// jobs are kept, and how many; a worker without settings may give a [`Retention`] by [`Worker::data`](crate::Worker::data).
 ///
 /// # Errors
 /// Where the database fails.

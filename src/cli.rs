@@ -15,6 +15,7 @@ mod log;
 mod migrate;
 mod output;
 mod progress;
+mod queues;
 mod schedule;
 mod table;
 mod usage;
@@ -75,6 +76,9 @@ enum Command {
     /// Look at jobs, retry, cancel and prune them
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// Look at queues, and pause and resume them over the fleet
+    #[command(subcommand)]
+    Queues(queues::Command),
     /// Look at schedules, and run one by hand
     #[command(subcommand)]
     Schedule(schedule::Command),
@@ -177,6 +181,7 @@ fn with_settings(command: Command, context: &mut Context) -> Result<Answer, Fail
         Command::Worker(args) => args.run(context),
         Command::Enqueue(args) => args.run(context),
         Command::Jobs(command) => command.run(context),
+        Command::Queues(command) => command.run(context),
         Command::Schedule(command) => command.run(context),
         Command::Cache(command) => command.run(context),
         Command::Migrate(args) => args.run(context),

@@ -153,12 +153,19 @@ impl Transaction {
     /// # Errors
     /// Where the database fails; nothing of it is then kept.
     pub async fn commit(self) -> Result<()> {
+        let database = self.database.clone();
+        self.commit_unannounced().await?;
+        // It may have enqueued jobs, which this process's workers see from now on.
+        database.announce();
+        Ok(())
+    }
+
+    /// [`Transaction::commit`] of what is of no interest to this process's workers.
+    pub(crate) async fn commit_unannounced(self) -> Result<()> {
         match self.inner {
             OwnedTransaction::Sqlite(tx) => tx.commit().await?,
             OwnedTransaction::Postgres(tx) => tx.commit().await?,
         }
-        // It may have enqueued jobs, which this process's workers see from now on.
-        self.database.announce();
         Ok(())
     }
 

@@ -15,8 +15,15 @@ pub(crate) mod finish;
 pub(crate) mod held;
 mod job;
 #[cfg(feature = "worker")]
+pub(crate) mod limits;
+#[cfg(feature = "worker")]
+mod plan;
+#[cfg(feature = "worker")]
 pub(crate) mod presence;
 mod prune;
+mod queues;
+#[cfg(feature = "worker")]
+mod rate;
 mod record;
 mod retry;
 mod select;
@@ -31,7 +38,12 @@ pub use cancel::Cancelled;
 use chrono::{DateTime, Utc};
 pub use enqueue::{Enqueue, Enqueued};
 pub use job::{Backoff, Job, NewJob};
+#[cfg(feature = "worker")]
+pub use limits::QueueLimits;
 pub use prune::{Prune, Retention};
+pub use queues::QueueState;
+#[cfg(feature = "worker")]
+pub use rate::Rate;
 pub use record::{JobCounts, JobFilter, JobProgress, JobRecord, JobStatus};
 pub use retry::Retried;
 pub use select::JobSelection;

@@ -21,7 +21,10 @@
 //! | `jobs.max_attempts` | attempts before a job is dead, 1 to 32,767 | `20` |
 //! | `jobs.backoff.base`, `.factor`, `.cap`, `.jitter` | the pause before another attempt | `1s`, `2.0`, `1h`, `0.2` |
 //! | `jobs.keep_done`, `jobs.keep_dead` | how long finished jobs are kept | `7d`, `30d` |
+//! | `jobs.max_done`, `jobs.max_dead` | how many finished jobs are kept, the newest | any number |
 //! | `queues.NAME.concurrency` | jobs of that queue at once in one worker | `worker.concurrency` |
+//! | `queues.NAME.max_running` | jobs of that queue at once over all workers | any number |
+//! | `queues.NAME.rate.limit`, `.per` | jobs of that queue that start in any stretch of time, over all workers | any number |
 //! | `schedule.NAME.job`, `.cron` | what is enqueued, and when | required |
 //! | `schedule.NAME.timezone` | an IANA timezone | `UTC` |
 //! | `schedule.NAME.catch_up` | missed ticks: `skip`, `once` or `all` | `skip` |
@@ -63,8 +66,8 @@ pub use duration::{format_duration, parse_duration, parse_signed_duration};
 pub use environment::process_environment;
 pub use schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 pub use section::{
-    BackoffSettings, CacheSettings, DatabaseSettings, JobSettings, QueueSettings, Settings,
-    WorkerSettings,
+    BackoffSettings, CacheSettings, DatabaseSettings, JobSettings, QueueSettings, RateSettings,
+    Settings, WorkerSettings,
 };
 
 use environment::Environment;

@@ -26,7 +26,7 @@ pub use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::database::Database;
 use crate::error::{Error, Result};
-use crate::queue::{Backoff, Job, Queue};
+use crate::queue::{Backoff, Job, Queue, QueueLimits};
 use crate::schedule::ScheduleEntry;
 use running::Running;
 use thread::OwnThread;
@@ -39,6 +39,8 @@ pub struct WorkerOptions {
     pub concurrency: usize,
     /// The same of single queues, by name.
     pub queue_concurrency: BTreeMap<String, usize>,
+    /// The limits of single queues over the whole fleet, by name. Give all workers the same.
+    pub queue_limits: BTreeMap<String, QueueLimits>,
     /// The queues that it serves; `None`, unless said, is all.
     pub queues: Option<Vec<String>>,
     /// How long a drain, or the cancellation of a job, lets handlers go on; 25 s unless said.
@@ -62,6 +64,7 @@ impl Default for WorkerOptions {
         Self {
             concurrency: 16,
             queue_concurrency: BTreeMap::new(),
+            queue_limits: BTreeMap::new(),
             queues: None,
             shutdown_timeout: Duration::from_secs(25),
             heartbeat: Duration::from_secs(5),

@@ -37,6 +37,12 @@ pub(super) struct Args {
     /// While a job of this name with this key is queued or running, enqueue none and print that one's id
     #[arg(long, value_name = "K", value_parser = name)]
     unique_key: Option<String>,
+    /// Let it run only while fewer than --max-running jobs of its queue with this key run, over all workers
+    #[arg(long, value_name = "K", value_parser = name)]
+    limit_key: Option<String>,
+    /// How many jobs of its --limit-key run at once [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2_147_483_647), allow_hyphen_values = true, requires = "limit_key")]
+    max_running: Option<u32>,
     /// Wait for its result and print that; for at most D where it is given, with the equals sign
     #[arg(long, value_name = "D", value_parser = duration, num_args = 0..=1, require_equals = true)]
     wait: Option<Option<Duration>>,
@@ -65,6 +71,9 @@ impl Args {
         }
         if let Some(key) = self.unique_key {
             job = job.unique_key(key);
+        }
+        if let Some(key) = self.limit_key {
+            job = job.limit_running(key, self.max_running.unwrap_or(1));
         }
         let settings = &context.loaded.settings;
         let (attempts, rescue_after) = (settings.jobs.max_attempts, settings.worker.rescue_after);

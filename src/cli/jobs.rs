@@ -35,9 +35,17 @@ pub(super) enum Command {
     Cancel(cancel::Args),
     /// Delete finished jobs, and print how many
     Prune {
-        /// Those that ended longer ago than this [default: `jobs.keep_done` and `jobs.keep_dead`]
+        /// Those that ended longer ago than this [default: what `[jobs]` says]
         #[arg(long, value_name = "D", value_parser = duration, allow_hyphen_values = true)]
         older_than: Option<Duration>,
+        /// All but the newest so many of each status, however old
+        #[arg(
+            long,
+            value_name = "N",
+            allow_hyphen_values = true,
+            conflicts_with = "older_than"
+        )]
+        keep: Option<u64>,
         /// Those of this status alone: done, dead or cancelled
         #[arg(long, value_name = "S", value_parser = finished)]
         status: Option<JobStatus>,
@@ -76,10 +84,15 @@ impl Command {
                 Self::Show { id } => show::run(&queue, id, rescue_after, out).await,
                 Self::Retry(args) => args.run(&queue, out).await,
                 Self::Cancel(args) => args.run(&queue, out).await,
-                Self::Prune { older_than, status } => {
-                    let mut prune = match older_than {
-                        Some(age) => queue.prune().older_than(age),
-                        None => queue.prune().keep(retention),
+                Self::Prune {
+                    older_than,
+                    keep,
+                    status,
+                } => {
+                    let mut prune = match (older_than, keep) {
+                        (Some(age), _) => queue.prune().older_than(age),
+                        (None, Some(count)) => queue.prune().keep_newest(count),
+                        (None, None) => queue.prune().keep(retention),
                     };
                     if let Some(status) = status {
                         prune = prune.status(status);

@@ -103,6 +103,11 @@ impl Args {
                 .iter()
                 .filter_map(|(name, queue)| Some((name.clone(), queue.concurrency?)))
                 .collect(),
+            queue_limits: settings
+                .queues
+                .iter()
+                .map(|(name, queue)| (name.clone(), queue.limits()))
+                .collect(),
             queues: self.queues,
             shutdown_timeout: self
                 .shutdown_timeout

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 11] = [
+pub(super) const PAIRS: [Pair; 13] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -58,6 +58,18 @@ pub(super) const PAIRS: [Pair; 11] = [
         name: "lock",
         sqlite: "",
         postgres: "FOR UPDATE",
+    },
+    // Holds off whoever pauses the queue, until what is claimed meanwhile is there to see; and nobody else.
+    Pair {
+        name: "share",
+        sqlite: "",
+        postgres: "FOR KEY SHARE",
+    },
+    // A worker that is stopped while it holds the lock of a queue loses it. A setting of the transaction alone.
+    Pair {
+        name: "patience",
+        sqlite: "",
+        postgres: ", set_config('idle_in_transaction_session_timeout', '10s', TRUE)",
     },
     // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts. The
     // argument is another channel's ending, for what is of no use to whoever waits for jobs.
@@ -200,6 +212,32 @@ macro_rules! fenced {
     };
 }
 
+/// Whether a job is in the index of those without a key, or of those with one.
+macro_rules! ready {
+    () => {
+        "job.status = 'queued' AND job.due AND job.limit_key IS NULL"
+    };
+    (limited) => {
+        "job.status = 'queued' AND job.due AND job.limit_key IS NOT NULL"
+    };
+}
+
+/// Since when a queue is paused; null also where nothing is known of it.
+macro_rules! paused {
+    ($name:literal) => {
+        paused!($name, "")
+    };
+    ($name:literal, $lock:literal) => {
+        concat!(
+            "(SELECT queue.paused_at FROM {queue} AS queue WHERE queue.name = ",
+            $name,
+            " ",
+            $lock,
+            ")"
+        )
+    };
+}
+
 /// What an attempt ends in. A job that was to be cancelled is done or cancelled, and neither tried again nor dead.
 macro_rules! ends {
     // The status of the row of the batch, unless the job was to be cancelled.
@@ -251,6 +289,21 @@ macro_rules! unended {
             " AND ($1 IS NULL OR $1 = '",
             $status,
             "') AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3)"
+        )
+    };
+}
+
+/// The end of a claim: the jobs of `batch` are this worker's.
+macro_rules! claim {
+    ($worker:literal, $now:literal) => {
+        concat!(
+            "UPDATE {job} SET status = 'running', worker = ",
+            $worker,
+            ", attempt = attempt + 1, started_at = ",
+            $now,
+            ", finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE AND ",
+            few!("batch_id"),
+            " RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload"
         )
     };
 }
@@ -317,10 +370,11 @@ statements! {
         MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1";
 
     JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
-        schedule, tick, run_at, created_at, payload) \
+        schedule, tick, run_at, created_at, payload, limit_key, max_running) \
         SELECT {uuid:e.value->>0}, e.value->>1, e.value->>2, 'queued', {time:e.value->>8} <= $2, \
         CAST(e.value->>3 AS integer), CAST(e.value->>4 AS integer), e.value->>5, e.value->>6, \
-        {time:e.value->>7}, {time:e.value->>8}, $2, {json:e.value->>9} FROM {each:$1} AS e WHERE TRUE \
+        {time:e.value->>7}, {time:e.value->>8}, $2, {json:e.value->>9}, e.value->>10, CAST(e.value->>11 AS integer) \
+        FROM {each:$1} AS e WHERE TRUE \
         ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL AND status IN ('queued', 'running') \
         DO UPDATE SET unique_key = job.unique_key RETURNING id, name, unique_key{notify}";
     JobGet: concat!("SELECT ", job_columns!(), " FROM {job} WHERE id = $1");
@@ -338,21 +392,52 @@ statements! {
         WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT 1000 {skip_locked}) \
         UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id \
         AND (status = 'queued' AND NOT due) IS TRUE AND ", few!("batch_id"));
-    // The names of queues by one step of the index each, however many jobs are ready. An EXISTS would be a join to
-    // PostgreSQL, which reads them all.
+    // The names of queues by one step of the index each, however many jobs are ready: those with jobs that have no key
+    // and that this worker knows, and those with jobs that have one. An EXISTS would be a join to PostgreSQL, which
+    // reads them all.
     JobReadyQueues: concat!("WITH RECURSIVE ready (queue) AS (\
-        SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due AND job.limit_key IS NULL ORDER BY job.queue LIMIT 1) \
-        UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE job.status = 'queued' AND job.due \
-        AND job.limit_key IS NULL AND job.queue > ready.queue ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL) \
-        SELECT ready.queue FROM ready WHERE ready.queue IS NOT NULL AND (SELECT job.id FROM {job} AS job \
-        WHERE job.queue = ready.queue AND job.status = 'queued' AND job.due AND job.limit_key IS NULL AND ", known!("$1"),
-        " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL");
-    JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
-        WHERE queue = $1 AND status = 'queued' AND due AND limit_key IS NULL AND ", known!("$2"),
-        " ORDER BY priority DESC, run_at, id LIMIT $3 {skip_locked}) \
-        UPDATE {job} SET status = 'running', worker = $4, attempt = attempt + 1, started_at = $5, \
-        finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE \
-        AND ", few!("batch_id"), " RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload");
+        SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(), " ORDER BY job.queue LIMIT 1) \
+        UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(), " AND job.queue > ready.queue \
+        ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL), \
+        limited (queue) AS (\
+        SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(limited), " ORDER BY job.queue LIMIT 1) \
+        UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(limited), " AND job.queue > limited.queue \
+        ORDER BY job.queue LIMIT 1) FROM limited WHERE limited.queue IS NOT NULL) \
+        SELECT ready.queue, FALSE FROM ready WHERE ready.queue IS NOT NULL AND ", paused!("ready.queue"),
+        " IS NULL AND (SELECT job.id FROM {job} AS job WHERE job.queue = ready.queue AND ", ready!(), " AND ",
+        known!("$1"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL \
+        UNION ALL SELECT limited.queue, TRUE FROM limited WHERE limited.queue IS NOT NULL AND ",
+        paused!("limited.queue"), " IS NULL");
+    JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} AS job \
+        WHERE job.queue = $1 AND ", ready!(), " AND ", paused!("$1", "{share}"), " IS NULL AND ", known!("$2"),
+        " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3 {skip_locked}) ", claim!("$4", "$5"));
+    // Jobs that are chosen already.
+    JobClaim: concat!("WITH batch AS MATERIALIZED (SELECT job.id AS batch_id FROM {each:$1} AS e, {job} AS job \
+        WHERE job.id = {uuid:e.value->>0} AND (job.status = 'queued' AND job.due) IS TRUE AND ", few!("e.value->>0"),
+        " {skip_locked}) ", claim!("$2", "$3"));
+    // Of a key, those that may run beside as many as are to run then.
+    JobFetchKey: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} AS job \
+        WHERE job.queue = $1 AND job.limit_key = $3 AND ", ready!(limited), " AND job.max_running >= $4 AND ",
+        known!("$2"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $5 {skip_locked}) ", claim!("$6", "$7"));
+    // The keys after $3 by one step of the index each, and the first job of each, however many jobs a key has. A join
+    // would be one of the whole table to PostgreSQL before it has statistics.
+    JobReadyKeys: concat!("WITH RECURSIVE keys (limit_key, passed) AS (\
+        SELECT (SELECT job.limit_key FROM {job} AS job WHERE job.queue = $1 AND ", ready!(limited),
+        " AND job.limit_key > $3 ORDER BY job.limit_key LIMIT 1), 1 \
+        UNION ALL SELECT (SELECT job.limit_key FROM {job} AS job WHERE job.queue = $1 AND ", ready!(limited),
+        " AND job.limit_key > keys.limit_key ORDER BY job.limit_key LIMIT 1), keys.passed + 1 FROM keys \
+        WHERE keys.limit_key IS NOT NULL AND keys.passed < $4), \
+        heads AS MATERIALIZED (SELECT keys.limit_key AS head_key, (SELECT job.id FROM {job} AS job \
+        WHERE job.queue = $1 AND job.limit_key = keys.limit_key AND ", ready!(limited), " AND ", known!("$2"),
+        " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) AS head FROM keys WHERE keys.limit_key IS NOT NULL) \
+        SELECT heads.head_key, heads.head, (SELECT job.max_running FROM {job} AS job WHERE job.id = heads.head), \
+        (SELECT job.priority FROM {job} AS job WHERE job.id = heads.head), \
+        (SELECT job.run_at FROM {job} AS job WHERE job.id = heads.head) FROM heads");
+    JobReadyFirst: concat!("SELECT job.id, job.priority, job.run_at FROM {job} AS job WHERE job.queue = $1 AND ",
+        ready!(), " AND ", known!("$2"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3");
+    // As many rows as the fleet has slots, at the most.
+    JobRunning: "SELECT job.limit_key, COUNT(*), MIN(job.max_running) FROM {job} AS job \
+        WHERE job.status = 'running' AND job.queue = $1 GROUP BY job.limit_key";
     // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error, progress.
     JobFinish: concat!("UPDATE {job} AS job SET status = ", ends!(status), ", due = FALSE, \
         run_at = CASE WHEN ", ends!(again), " THEN {time:e.value->>3} ELSE job.run_at END, \
@@ -428,7 +513,34 @@ statements! {
         AND status IN ('done', 'dead', 'cancelled') AND finished_at <= $2 \
         ORDER BY finished_at LIMIT $3 {skip_locked}) \
         DELETE FROM {job} WHERE id IN (SELECT batch_id FROM batch WHERE ", few!("batch_id"), ") \
-        AND status = $1 AND finished_at <= $2");
+        AND status = $1 AND finished_at <= $2 RETURNING id");
+    AttemptPrune: concat!("DELETE FROM {attempt} AS attempt WHERE attempt.job IN \
+        (SELECT {uuid:e.value->>0} FROM {each:$1} AS e WHERE ", few!("e.value->>0"), ")");
+    // When those ended that are too many, the newest first.
+    JobBeyond: "SELECT finished_at FROM {job} WHERE status = $1 AND status IN ('done', 'dead', 'cancelled') \
+        ORDER BY finished_at DESC LIMIT $3 OFFSET $2";
+
+    // Its row keeps off whoever else claims of the queue by its limits, until the transaction ends. Not its key: those
+    // who claim without limits do not wait.
+    QueueLock: "INSERT INTO {queue} AS queue (name) VALUES ($1) \
+        ON CONFLICT (name) DO UPDATE SET starts = queue.starts RETURNING paused_at, starts{patience}";
+    QueueGet: "SELECT paused_at, starts FROM {queue} WHERE name = $1";
+    QueueStarted: "UPDATE {queue} SET starts = $2 WHERE name = $1";
+    QueueAdd: "INSERT INTO {queue} (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
+    // That it sets the key makes it wait for those who hold that in share.
+    QueuePause: "INSERT INTO {queue} AS queue (name, paused_at) VALUES ($1, $2) \
+        ON CONFLICT (name) DO UPDATE SET name = excluded.name, paused_at = excluded.paused_at \
+        WHERE queue.paused_at IS NULL";
+    QueueResume: "UPDATE {queue} SET paused_at = NULL WHERE name = $1 AND paused_at IS NOT NULL";
+    QueueNotify: "SELECT queue{notify} FROM (SELECT CAST($1 AS text) AS queue) AS named";
+    QueueList: "SELECT name, paused_at FROM {queue} ORDER BY name";
+    // Of each kind by its own index, so that finished jobs are not read.
+    QueueCounts: "SELECT queue, 'ready', COUNT(*) FROM {job} WHERE status = 'queued' AND due AND limit_key IS NULL GROUP BY queue \
+        UNION ALL SELECT queue, 'ready', COUNT(*) FROM {job} \
+        WHERE status = 'queued' AND due AND limit_key IS NOT NULL GROUP BY queue \
+        UNION ALL SELECT queue, 'waiting', COUNT(*) FROM {job} WHERE status = 'queued' AND NOT due GROUP BY queue \
+        UNION ALL SELECT queue, 'running', COUNT(*) FROM {job} WHERE status = 'running' GROUP BY queue";
+    QueueForget: "DELETE FROM {queue} WHERE paused_at IS NULL AND starts IS NULL";
     WorkerBeat: "INSERT INTO {worker} AS worker (id, host, process, version, names, started_at, heartbeat_at) \
         VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
     WorkerEnd: "DELETE FROM {worker} WHERE id = $1";

@@ -30,6 +30,8 @@ pub(crate) struct Claimed {
     pub(crate) schedule: Option<String>,
     pub(crate) tick: Option<Timestamp>,
     pub(crate) payload: String,
+    /// It runs within a limit of the fleet: its slot is free when its outcome is written, and there is room.
+    pub(crate) limited: bool,
     pub(crate) hold: Hold,
     pub(crate) slot: Slot,
 }

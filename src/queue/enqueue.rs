@@ -60,6 +60,12 @@ impl<'a> Enqueue<'a> {
         unique_key(key: impl Into<String>);
     }
 
+    /// At most `max_running` jobs of its queue that have the same `key` run at once, over all workers.
+    pub fn limit_running(mut self, key: impl Into<String>, max_running: u32) -> Self {
+        self.job = self.job.limit_running(key, max_running);
+        self
+    }
+
     /// In the caller's transaction: the job is there when that commits, and never was when it rolls back.
     pub fn in_tx(mut self, tx: impl Into<Tx<'a>>) -> Self {
         self.tx = Some(tx.into());
@@ -192,8 +198,8 @@ impl Queue {
     }
 }
 
-/// id, name, queue, priority, max_attempts, unique_key, schedule, tick, run_at, payload: as the statement reads them.
-/// The payload travels as a string, byte for byte.
+/// id, name, queue, priority, max_attempts, unique_key, schedule, tick, run_at, payload, limit_key, max_running: as the
+/// statement reads them. The payload travels as a string, byte for byte.
 type Row = (
     Uuid,
     String,
@@ -205,6 +211,8 @@ type Row = (
     Option<i64>,
     i64,
     String,
+    Option<String>,
+    Option<u32>,
 );
 
 enum Asked {
@@ -251,6 +259,7 @@ impl Batch {
                 None => Asked::Plain(id),
             });
             if !again {
+                let (limit_key, max_running) = job.limit.unzip();
                 let attempts = job.max_attempts.unwrap_or(max_attempts);
                 batch.rows.push((
                     id,
@@ -263,6 +272,8 @@ impl Batch {
                     tick,
                     start.as_millis(),
                     payload,
+                    limit_key,
+                    max_running,
                 ));
             }
         }

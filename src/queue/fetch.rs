@@ -11,6 +11,7 @@ use super::JobId;
 use super::backend::{Claimed, JobBackend, Slot};
 use super::finish;
 use super::held::Held;
+use super::limits::{Limited, LimitedClaim, Limits, QueueLimits, Ready};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
@@ -33,6 +34,7 @@ pub(crate) struct FetchOptions {
     pub(crate) queues: Option<Vec<String>>,
     pub(crate) concurrency: usize,
     pub(crate) queue_concurrency: BTreeMap<String, usize>,
+    pub(crate) limits: Limits,
     pub(crate) poll_interval: Duration,
     /// How often it looks for claims that were lost.
     pub(crate) audit_interval: Duration,
@@ -55,19 +57,35 @@ pub(crate) struct Fetcher {
     pub(crate) serve: Box<Serve>,
 }
 
+/// A claimed job: id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload.
+pub(crate) type Row = (
+    JobId,
+    String,
+    i32,
+    i32,
+    Option<String>,
+    Option<Timestamp>,
+    i16,
+    Timestamp,
+    JsonText,
+);
+
 /// A queue that this worker serves.
 struct Served {
     name: Arc<str>,
     slots: Arc<Semaphore>,
     claimed: mpsc::UnboundedSender<Claimed>,
     concurrency: usize,
+    /// Where the next claim among its keys begins.
+    turn: String,
 }
 
 /// What one round found.
 enum Round {
     /// There may be more.
     Again,
-    /// Nothing is ready for a free slot; the next job that waits for its time may start then.
+    /// Nothing that may start is ready for a free slot; then something may that waits for its time or for its queue's
+    /// rate. `blocked`: something is ready and waits for a slot or for room in a limit.
     Idle {
         next: Option<Timestamp>,
         blocked: bool,
@@ -81,7 +99,7 @@ struct State {
     freed: Arc<Notify>,
     held: Held,
     /// What the last look found, and when that was.
-    ready: Vec<String>,
+    ready: Vec<(String, Ready)>,
     next: Option<Timestamp>,
     looked_at: Option<Instant>,
 }
@@ -197,8 +215,8 @@ impl Fetcher {
             }
             state.looked_at = Some(Instant::now());
         }
-        let (mut claimed_any, mut blocked) = (false, false);
-        for name in std::mem::take(&mut state.ready) {
+        let (mut claimed_any, mut blocked, mut room_at) = (false, false, None);
+        for (name, ready) in std::mem::take(&mut state.ready) {
             if self.stop.is_cancelled() {
                 break;
             }
@@ -218,20 +236,33 @@ impl Fetcher {
             {
                 state.served.insert(name.clone(), self.take_up(&name));
             }
-            let Some(queue) = state.served.get(&name) else {
+            let Some(queue) = state.served.get_mut(&name) else {
                 continue;
             };
             let free = queue.slots.available_permits();
             if free == 0 {
                 blocked = true;
-                state.ready.push(name);
+                state.ready.push((name, ready));
                 continue;
             }
             let wanted = free.min(BATCH);
-            let claimed = self.claim(queue, names, wanted, now, state).await?;
+            let limits = self.limits_of(&name);
+            let limited = ready.is_limited(limits);
+            let rows = if limited {
+                let claimed = self
+                    .claim_limited(queue, names, wanted, limits, &ready)
+                    .await?;
+                blocked |= claimed.held_back;
+                room_at = earliest(room_at, claimed.room_at);
+                claimed.rows
+            } else {
+                self.claim(queue, names, wanted, now).await?
+            };
+            let claimed = rows.len();
+            self.hand_on(rows, queue, limited, &state.held, &state.freed);
             claimed_any |= claimed > 0;
             if claimed == wanted {
-                state.ready.push(name);
+                state.ready.push((name, ready));
             }
         }
         if claimed_any {
@@ -243,21 +274,28 @@ impl Fetcher {
             return Ok(Round::Again);
         }
         Ok(Round::Idle {
-            next: state.next,
+            next: earliest(state.next, room_at),
             blocked,
         })
     }
 
     /// Reads only, so that an idle worker takes no write lock: when the next waiting job may start, and which queues
     /// have jobs ready that this worker knows.
-    async fn look(&self, names: &JsonText) -> Result<(Option<Timestamp>, Vec<String>)> {
+    async fn look(&self, names: &JsonText) -> Result<(Option<Timestamp>, Vec<(String, Ready)>)> {
+        tracing::trace!("looking for jobs");
         let mut connection = self.database.read().await?;
         let mut tx = connection.tx();
         let (next,): (Option<Timestamp>,) =
             query!(self.database, tx, fetch_one, Sql::JobNextWaiting)?;
-        let queues: Vec<(String,)> =
+        let rows: Vec<(String, bool)> =
             query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
-        Ok((next, queues.into_iter().map(|(queue,)| queue).collect()))
+        let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
+        for (queue, keyed) in rows {
+            let ready = queues.entry(queue).or_default();
+            ready.keyed |= keyed;
+            ready.plain |= !keyed;
+        }
+        Ok((next, queues.into_iter().collect()))
     }
 
     async fn make_due(&self, now: Timestamp) -> Result<()> {
@@ -300,48 +338,73 @@ impl Fetcher {
             slots: Arc::new(Semaphore::new(concurrency)),
             claimed,
             concurrency,
+            turn: String::new(),
         }
     }
 
-    /// Claims up to `wanted` jobs and hands them on, most urgent first. How many there were.
+    fn limits_of(&self, queue: &str) -> QueueLimits {
+        let limits = self.options.limits.borrow();
+        limits.get(queue).copied().unwrap_or_default()
+    }
+
+    /// Claims up to `wanted` jobs of a queue without limits, that have none themselves.
     async fn claim(
         &self,
         queue: &Served,
         names: &JsonText,
         wanted: usize,
         now: Timestamp,
-        state: &State,
-    ) -> Result<usize> {
-        type Row = (
-            JobId,
-            String,
-            i32,
-            i32,
-            Option<String>,
-            Option<Timestamp>,
-            i16,
-            Timestamp,
-            JsonText,
-        );
+    ) -> Result<Vec<Row>> {
         let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
-        let mut rows: Vec<Row> = {
-            let mut connection = self.database.write().await?;
-            let mut tx = connection.tx();
-            query!(
-                self.database,
-                tx,
-                fetch_all,
-                Sql::JobFetch,
-                &*queue.name,
-                names,
-                limit,
-                self.worker,
-                now
-            )?
+        let mut connection = self.database.write().await?;
+        let mut tx = connection.tx();
+        query!(
+            self.database,
+            tx,
+            fetch_all,
+            Sql::JobFetch,
+            &*queue.name,
+            names,
+            limit,
+            self.worker,
+            now
+        )
+    }
+
+    async fn claim_limited(
+        &self,
+        queue: &mut Served,
+        names: &JsonText,
+        wanted: usize,
+        limits: QueueLimits,
+        ready: &Ready,
+    ) -> Result<Limited> {
+        let claim = LimitedClaim {
+            database: &self.database,
+            worker: self.worker,
+            queue: &queue.name,
+            names,
+            limits,
+            ready: ready.clone(),
+            wanted,
+            turn: &queue.turn,
         };
+        let mut claimed = claim.run().await?;
+        queue.turn = std::mem::take(&mut claimed.turn);
+        Ok(claimed)
+    }
+
+    /// Hands claimed jobs on, most urgent first.
+    fn hand_on(
+        &self,
+        mut rows: Vec<Row>,
+        queue: &Served,
+        limited: bool,
+        held: &Held,
+        freed: &Arc<Notify>,
+    ) {
         // RETURNING keeps no order.
         rows.sort_by_key(|row| (std::cmp::Reverse(row.6), row.7, row.0));
-        let count = rows.len();
         for (id, name, attempt, max_attempts, schedule, tick, _, _, payload) in rows {
             let permit = queue.slots.clone().try_acquire_owned().ok();
             let claimed = Claimed {
@@ -353,15 +416,19 @@ impl Fetcher {
                 schedule,
                 tick,
                 payload: payload.0,
-                hold: state.held.hold(id, attempt),
+                limited,
+                hold: held.hold(id, attempt),
                 slot: Slot {
                     permit,
-                    freed: state.freed.clone(),
+                    freed: freed.clone(),
                 },
             };
             // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
             let _ = queue.claimed.send(claimed);
         }
-        Ok(count)
     }
+}
+
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
 }

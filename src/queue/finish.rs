@@ -29,7 +29,7 @@ pub(crate) struct Finished {
     pub(crate) progress: Option<JobProgress>,
     /// The attempt is this worker's until its outcome is written.
     pub(crate) _hold: Hold,
-    /// Where it is tried again the slot too: the fetcher, woken by it, then sees when that is.
+    /// Where it is tried again or ran within a limit the slot too: the fetcher, woken by it, then sees when that is, or room.
     pub(crate) _slot: Option<Slot>,
 }
 

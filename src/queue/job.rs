@@ -108,6 +108,7 @@ pub struct NewJob {
     pub(super) start: Start,
     pub(super) max_attempts: Option<u16>,
     pub(super) unique_key: Option<String>,
+    pub(super) limit: Option<(String, u32)>,
     pub(super) schedule: Option<String>,
     pub(super) tick: Option<DateTime<Utc>>,
 }
@@ -146,6 +147,7 @@ impl NewJob {
             start: Start::Now,
             max_attempts,
             unique_key: None,
+            limit: None,
             schedule: None,
             tick: None,
         }
@@ -187,6 +189,13 @@ impl NewJob {
         self
     }
 
+    /// At most `max_running` jobs of its queue that have the same `key` run at once, over all workers. Where they
+    /// disagree on how many, the least of those that run or want to holds. Its place within the key is by priority.
+    pub fn limit_running(mut self, key: impl Into<String>, max_running: u32) -> Self {
+        self.limit = Some((key.into(), max_running));
+        self
+    }
+
     #[cfg(feature = "worker")]
     pub(crate) fn of_schedule(mut self, schedule: &str, tick: Option<DateTime<Utc>>) -> Self {
         self.schedule = Some(schedule.to_owned());
@@ -203,10 +212,17 @@ impl NewJob {
             queue,
             priority,
             max_attempts,
+            limit,
             ..
         } = self;
         let payload = payload.as_deref().unwrap_or_default();
-        format!("{name} {payload} queue={queue} priority={priority} max_attempts={max_attempts:?}")
+        // Absent where there is none, so that it stays the text that earlier versions wrote.
+        let limit = limit
+            .as_ref()
+            .map_or(String::new(), |limit| format!(" limit={limit:?}"));
+        format!(
+            "{name} {payload} queue={queue} priority={priority} max_attempts={max_attempts:?}{limit}"
+        )
     }
 
     /// Checks everything that the table would refuse, and gives the payload and the start.
@@ -215,6 +231,14 @@ impl NewJob {
         check_text("a queue's name", &self.queue, 1, 255)?;
         if let Some(key) = &self.unique_key {
             check_text("a unique key", key, 1, 512)?;
+        }
+        if let Some((key, max_running)) = &self.limit {
+            check_text("a limit's key", key, 1, 512)?;
+            if !(1..=i32::MAX.unsigned_abs()).contains(max_running) {
+                return Err(Error::invalid(format!(
+                    "max_running must be 1 to 2,147,483,647; that of the limit's key {key:?} is {max_running}"
+                )));
+            }
         }
         if self
             .max_attempts

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::duration::format_duration;
 use super::schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 use super::schema::nearest;
-use super::section::{QueueSettings, Settings};
+use super::section::{QueueSettings, RateSettings, Settings};
 use super::source::Source;
 use super::value::{Found, one_line, quote};
 use crate::Error;
@@ -15,6 +15,8 @@ use crate::schedule::Cron;
 const LARGEST_VALUE: u64 = 1_000_000_000;
 const MOST_CONCURRENCY: i64 = 10_000;
 const MOST_ATTEMPTS: i64 = 32_767;
+/// Of running jobs, and of starts.
+const MOST_JOBS: i64 = 1_000_000;
 
 const CATCH_UP: &[(&str, CatchUp)] = &[
     ("skip", CatchUp::Skip),
@@ -40,10 +42,44 @@ pub(super) fn settings(source: &Source, defaults: &[ScheduleDefault]) -> Result<
             &["queues", &name, "concurrency"],
             |found| concurrency(found).map(Some),
         )?;
+        source.read(
+            &mut queue.max_running,
+            &["queues", &name, "max_running"],
+            |found| found.whole(1, MOST_JOBS).map(Some),
+        )?;
+        queue.rate = rate(source, &name)?;
         settings.queues.insert(name, queue);
     }
     settings.schedule = schedule(source, defaults)?;
     Ok(settings)
+}
+
+/// A rate is whole, whichever of its halves the environment gives.
+fn rate(source: &Source, queue: &str) -> Result<Option<RateSettings>, Error> {
+    let at = |key: &'static str| ["queues", queue, "rate", key];
+    let (mut limit, mut per) = (None, None);
+    source.read(&mut limit, &at("limit"), |found| {
+        found.whole(1, MOST_JOBS).map(Some)
+    })?;
+    source.read(&mut per, &at("per"), |found| {
+        found.positive_duration().map(Some)
+    })?;
+    let (there, missing, what) = match (limit, per) {
+        (Some(limit), Some(per)) => return Ok(Some(RateSettings { limit, per })),
+        (Some(_), None) => ("limit", "per", "a stretch of time, such as \"1m\""),
+        (None, Some(_)) => ("per", "limit", "how many jobs may start in it"),
+        (None, None) if source.get(&["queues", queue, "rate"]).is_some() => {
+            ("", "limit", "{ limit = 100, per = \"1m\" }")
+        }
+        (None, None) => return Ok(None),
+    };
+    let place = match there {
+        "" => source.places(&[&["queues", queue, "rate"]]),
+        there => source.places(&[&at(there)]),
+    };
+    Err(Error::invalid(one_line(&format!(
+        "`queues.{queue}.rate`{place} has no `{missing}`: expected {what}"
+    ))))
 }
 
 fn database(source: &Source, settings: &mut Settings) -> Result<(), Error> {
@@ -124,6 +160,14 @@ fn jobs(source: &Source, settings: &mut Settings) -> Result<(), Error> {
     })?;
     source.read(&mut jobs.keep_done, &["jobs", "keep_done"], Found::duration)?;
     source.read(&mut jobs.keep_dead, &["jobs", "keep_dead"], Found::duration)?;
+    for (most, key) in [
+        (&mut jobs.max_done, "max_done"),
+        (&mut jobs.max_dead, "max_dead"),
+    ] {
+        source.read(most, &["jobs", key], |found| {
+            found.whole(0, i64::MAX).map(Some)
+        })?;
+    }
     let backoff = &mut jobs.backoff;
     source.read(&mut backoff.base, BASE, Found::positive_duration)?;
     source.read(

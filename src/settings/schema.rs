@@ -5,6 +5,8 @@ pub(super) struct Shape {
     pub path: &'static [&'static str],
     /// Whether the keys stand in `[path.NAME]`, with a name that the user chooses.
     pub named: bool,
+    /// A table within each of these.
+    pub within: Option<&'static str>,
     pub keys: &'static [&'static str],
 }
 
@@ -33,10 +35,18 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     shape(
         &["jobs"],
-        &["max_attempts", "backoff", "keep_done", "keep_dead"],
+        &[
+            "max_attempts",
+            "backoff",
+            "keep_done",
+            "keep_dead",
+            "max_done",
+            "max_dead",
+        ],
     ),
     shape(&["jobs", "backoff"], &["base", "factor", "cap", "jitter"]),
-    named(&["queues"], &["concurrency"]),
+    named(&["queues"], &["concurrency", "max_running", "rate"]),
+    within(&["queues"], "rate", &["limit", "per"]),
     named(
         &["schedule"],
         &[
@@ -59,6 +69,7 @@ const fn shape(path: &'static [&'static str], keys: &'static [&'static str]) -> 
     Shape {
         path,
         named: false,
+        within: None,
         keys,
     }
 }
@@ -67,6 +78,21 @@ const fn named(path: &'static [&'static str], keys: &'static [&'static str]) -> 
     Shape {
         path,
         named: true,
+        within: None,
+        keys,
+    }
+}
+
+/// The table `[path.NAME.table]`.
+const fn within(
+    path: &'static [&'static str],
+    table: &'static str,
+    keys: &'static [&'static str],
+) -> Shape {
+    Shape {
+        path,
+        named: true,
+        within: Some(table),
         keys,
     }
 }
@@ -75,8 +101,12 @@ const fn named(path: &'static [&'static str], keys: &'static [&'static str]) -> 
 pub(super) fn shape_at<S: AsRef<str>>(path: &[S]) -> Option<&'static Shape> {
     SHAPES.iter().find(|shape| {
         let named = usize::from(shape.named);
-        path.len() == shape.path.len() + named
+        let within = usize::from(shape.within.is_some());
+        path.len() == shape.path.len() + named + within
             && shape.path.iter().zip(path).all(|(a, b)| *a == b.as_ref())
+            && shape
+                .within
+                .is_none_or(|table| path.last().is_some_and(|last| last.as_ref() == table))
     })
 }
 
@@ -93,7 +123,7 @@ pub(super) fn is_table<S: AsRef<str>>(path: &[S]) -> bool {
 pub(super) fn sections() -> Vec<&'static str> {
     SHAPES
         .iter()
-        .filter(|shape| shape.path.len() == 1)
+        .filter(|shape| shape.path.len() == 1 && shape.within.is_none())
         .map(|shape| shape.path[0])
         .collect()
 }

@@ -10,7 +10,7 @@ use super::bytes::format_bytes;
 use super::duration::format_duration;
 use super::schedule::ScheduleSettings;
 use crate::database::redact_url;
-use crate::queue::Retention;
+use crate::queue::{QueueLimits, Rate, Retention};
 
 /// Everything that can be set, with every value checked.
 ///
@@ -129,12 +129,16 @@ pub struct JobSettings {
     /// How long dead and cancelled jobs are kept.
     #[serde(serialize_with = "duration")]
     pub keep_dead: Duration,
+    /// How many finished jobs are kept; unset, any number.
+    pub max_done: Option<u64>,
+    /// How many dead jobs are kept, and as many cancelled ones; unset, any number.
+    pub max_dead: Option<u64>,
     /// The pause before the next attempt.
     pub backoff: BackoffSettings,
 }
 
 impl JobSettings {
-    /// How long finished jobs are kept, as [`Queue::prune`](crate::Queue::prune) takes it.
+    /// Which finished jobs are kept, as [`Queue::prune`](crate::Queue::prune) takes it.
     ///
     /// ```
     /// use larder::queue::Retention;
@@ -146,6 +150,8 @@ impl JobSettings {
         Retention {
             keep_done: self.keep_done,
             keep_dead: self.keep_dead,
+            max_done: self.max_done,
+            max_dead: self.max_dead,
         }
     }
 }
@@ -181,6 +187,50 @@ pub struct BackoffSettings {
 pub struct QueueSettings {
     /// Jobs of this queue that run at once in one worker; unset, the worker's `concurrency`.
     pub concurrency: Option<usize>,
+    /// Jobs of this queue that run at once over all workers; unset, any number.
+    pub max_running: Option<u32>,
+    /// Jobs of this queue that start in any stretch of time, over all workers; unset, any number.
+    pub rate: Option<RateSettings>,
+}
+
+/// `[queues.NAME.rate]`: at most `limit` jobs start in any stretch of time that is `per` long.
+///
+/// ```
+/// use larder::settings::Settings;
+///
+/// let env = [("LARDER_QUEUES__MAIL__RATE__LIMIT", "100"), ("LARDER_QUEUES__MAIL__RATE__PER", "1m")];
+/// let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+/// let rate = Settings::load(None, env)?.settings.queues["mail"].rate.unwrap();
+/// assert_eq!((rate.limit, rate.per.as_secs()), (100, 60));
+/// # Ok::<(), larder::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RateSettings {
+    /// How many start.
+    pub limit: u32,
+    /// In what stretch of time.
+    #[serde(serialize_with = "duration")]
+    pub per: Duration,
+}
+
+impl QueueSettings {
+    /// What holds over the fleet, as [`WorkerOptions`](crate::worker::WorkerOptions) takes it.
+    ///
+    /// ```
+    /// use larder::queue::QueueLimits;
+    /// assert_eq!(larder::settings::QueueSettings::default().limits(), QueueLimits::default());
+    /// ```
+    #[must_use]
+    pub fn limits(&self) -> QueueLimits {
+        QueueLimits {
+            max_running: self.max_running,
+            rate: self.rate.map(|rate| Rate {
+                limit: rate.limit,
+                per: rate.per,
+            }),
+        }
+    }
 }
 
 impl Default for DatabaseSettings {
@@ -222,6 +272,8 @@ impl Default for JobSettings {
             max_attempts: 20,
             keep_done: Duration::from_hours(7 * 24),
             keep_dead: Duration::from_hours(30 * 24),
+            max_done: None,
+            max_dead: None,
             backoff: BackoffSettings::default(),
         }
     }

@@ -106,7 +106,8 @@ impl Dispatch {
             }
         };
         // The finisher outlives every handler; without it there is nobody to tell.
-        let slot = matches!(outcome, Outcome::Retry { .. }).then_some(claimed.slot);
+        let slot =
+            (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
         let _ = self.finished.send(Finished {
             id: claimed.id,
             attempt: claimed.attempt,

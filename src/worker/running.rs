@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -170,6 +170,7 @@ impl Running {
                 queues: options.queues,
                 concurrency: options.concurrency,
                 queue_concurrency: options.queue_concurrency,
+                limits: watch::channel(options.queue_limits).1,
                 poll_interval,
                 audit_interval: options.rescue_after,
                 once: options.once,

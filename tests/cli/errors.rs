@@ -41,6 +41,14 @@ both_engines! {
             (&["jobs", "list", "--limit", "-1"], &["--limit"]),
             (&["jobs", "prune", "--status", "queued"], &["--status", "done, dead or cancelled"]),
             (&["jobs", "prune", "--older-than", "old"], &["--older-than", "\"old\""]),
+            (&["jobs", "prune", "--keep", "-1"], &["--keep"]),
+            (&["jobs", "prune", "--keep", "1", "--older-than", "1d"], &["--keep", "--older-than"]),
+            (&["enqueue", "clear_expired", "--limit-key", ""], &["--limit-key", "empty"]),
+            (&["enqueue", "clear_expired", "--max-running", "2"], &["--limit-key"]),
+            (&["enqueue", "clear_expired", "--limit-key", "k", "--max-running", "0"], &["--max-running", "2147483647"]),
+            (&["queues", "pause"], &["NAME", "queues pause --help"]),
+            (&["queues", "pause", "a", ""], &["1 to 255 bytes"]),
+            (&["queues"], &["larder queues needs a command", "resume"]),
             (&["jobs", "show", "42"], &["\"42\"", "not an id"]),
             (&["schedule", "next", "nope"], &["\"nope\"", "clear-expired, prune-jobs"]),
             (&["schedule", "run", "nope"], &["\"nope\"", "clear-expired, prune-jobs"]),
@@ -55,6 +63,7 @@ both_engines! {
         }
         home.run(&["cache", "keys"]).prints("");
         home.run(&["jobs", "list", "--json"]).prints("[]\n");
+        home.run(&["queues", "list", "--json"]).prints("[]\n");
     }
 
     fn a_database_of_a_newer_larder_is_refused_by_all(home) {

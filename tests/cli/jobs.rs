@@ -196,6 +196,20 @@ both_engines! {
         assert_eq!(home.json(&["jobs", "show", &id])["status"], "queued");
     }
 
+    fn prune_keeps_the_newest_of_each_status(home) {
+        for _ in 0..3 {
+            home.enqueue(&["clear_expired"]);
+        }
+        home.enqueue(&["file_digest", "{\"path\":\"relative\"}"]);
+        assert_eq!(home.run(&["worker", "--once"]).status, 0);
+        home.run(&["jobs", "prune", "--keep", "2"]).prints("1\n");
+        let mut as_set = home.larder();
+        as_set.env("LARDER_JOBS__MAX_DONE", "1").env("LARDER_JOBS__MAX_DEAD", "1").args(["jobs", "prune"]);
+        crate::support::Ended::of(&mut as_set).prints("1\n");
+        home.run(&["jobs", "prune", "--keep", "0", "--status", "done"]).prints("1\n");
+        assert_eq!(lines(home, &["jobs", "list", "--status", "dead"]).len(), 2);
+    }
+
     fn prune_deletes_finished_jobs_and_prints_how_many(home) {
         home.enqueue(&["clear_expired"]);
         home.enqueue(&["file_digest", "{\"path\":\"relative\"}"]);
@@ -206,6 +220,7 @@ both_engines! {
         home.run(&["jobs", "prune", "--older-than", "0", "--status", "cancelled"]).says_no("0\n");
         home.run(&["jobs", "prune", "--older-than", "0", "--status", "dead"]).prints("1\n");
         let mut keep_none = home.larder();
+        home.run(&["jobs", "prune", "--keep", "1"]).says_no("0\n");
         keep_none.env("LARDER_JOBS__KEEP_DONE", "1ms").args(["jobs", "prune", "--json"]);
         crate::support::Ended::of(&mut keep_none).prints("1\n");
         assert_eq!(home.json(&["jobs", "list"])[0]["id"], waiting.as_str());

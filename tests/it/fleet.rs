@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -93,6 +94,52 @@ both_engines! {
         let changed = digests(&queue, &files[..1]).await;
         assert_eq!(changed[0], digest_of(&contents[0].replace("file", "FILE")));
 
+        for worker in workers {
+            assert_eq!(worker.terminate(), Some(0));
+        }
+    }
+
+    async fn worker_processes_keep_together_to_the_limits_of_a_queue_and_of_a_key(db) {
+        let files: Vec<PathBuf> = (0..60).map(|number| db.path().join(format!("file-{number}.txt"))).collect();
+        for path in &files {
+            fs::write(path, "line\n".repeat(20_000)).unwrap();
+        }
+        let queue = queue(db).await;
+        let jobs = files.iter().enumerate().map(|(number, path)| {
+            let job = NewJob::new(&FileDigest { path: path.clone() });
+            match number % 3 {
+                0 => job,
+                key => job.limit_running(format!("key {key}"), 1),
+            }
+        });
+        queue.enqueue_many(jobs).await.unwrap();
+        let config = db.path().join("larder.toml");
+        fs::write(&config, "[queues.default]\nmax_running = 2\nrate = { limit = 20, per = \"500ms\" }\n").unwrap();
+        let config = config.to_str().unwrap();
+        let mut workers: Vec<WorkerProcess> =
+            (0..3).map(|_| WorkerProcess::start(db, &["--config", config])).collect();
+        workers.iter_mut().for_each(WorkerProcess::wait_until_ready);
+
+        let (most, of_a_key) = (AtomicI64::new(0), AtomicI64::new(0));
+        eventually("all jobs are done", Duration::from_secs(120), async || {
+            for _ in 0..10 {
+                let running = "SELECT COUNT(*) FROM {}job WHERE status = 'running'";
+                most.fetch_max(db.number(running).await, Ordering::SeqCst);
+                let of_key = format!("{running} AND limit_key = 'key 1'");
+                of_a_key.fetch_max(db.number(&of_key).await, Ordering::SeqCst);
+            }
+            let counts = queue.counts().await.unwrap();
+            counts.iter().all(|count| count.name != "file_digest" || count.status == JobStatus::Done)
+        })
+        .await;
+        assert_eq!((most.into_inner(), of_a_key.into_inner()), (2, 1));
+        let filter = JobFilter { name: Some("file_digest".to_owned()), limit: 100, ..JobFilter::default() };
+        let mut starts: Vec<_> =
+            queue.list(&filter).await.unwrap().iter().map(|job| job.started_at.unwrap()).collect();
+        starts.sort();
+        for window in starts.windows(21) {
+            assert!(window[20] - window[0] >= TimeDelta::milliseconds(500), "{window:?}");
+        }
         for worker in workers {
             assert_eq!(worker.terminate(), Some(0));
         }

@@ -102,7 +102,7 @@ both_engines! {
         insert_finished(db, &[5, 15, 25]).await;
         let queue = Queue::new(db.open().await);
         let id = queue.enqueue(&PruneJobs {}).await.unwrap().id;
-        let retention = Retention { keep_done: Duration::from_secs(10), keep_dead: Duration::from_secs(20) };
+        let retention = Retention { keep_done: Duration::from_secs(10), keep_dead: Duration::from_secs(20), ..Retention::default() };
         run(Worker::new(db.open().await).options(once()).register_all(jobs::all()).data(retention)).await;
         assert_eq!(job(&queue, id).await.result.unwrap().get(), r#"{"deleted":4}"#);
     }

@@ -38,6 +38,10 @@ mod failure;
 mod half_open;
 #[cfg(feature = "worker")]
 mod jobs;
+#[cfg(feature = "worker")]
+mod limits;
+#[cfg(feature = "worker")]
+mod pause;
 #[cfg(all(feature = "worker", unix))]
 mod pgbouncer;
 #[cfg(feature = "worker")]
@@ -46,6 +50,8 @@ mod plans_queue;
 mod progress;
 #[cfg(feature = "worker")]
 mod proxy;
+#[cfg(feature = "worker")]
+mod retention;
 #[cfg(feature = "worker")]
 mod schedule;
 #[cfg(feature = "worker")]

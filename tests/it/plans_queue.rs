@@ -28,8 +28,10 @@ type Statement = (
 );
 
 const PRIMARY: &str = "primary key";
+/// The primary key of the attempts that are kept.
+const ATTEMPTS: &str = "attempts' primary key";
 
-const STATEMENTS: [Statement; 21] = [
+const STATEMENTS: [Statement; 28] = [
     (
         "JobFetch",
         &[
@@ -41,7 +43,44 @@ const STATEMENTS: [Statement; 21] = [
         ],
         &["job_ready", PRIMARY],
     ),
-    ("JobReadyQueues", &[KNOWN], &["job_ready"]),
+    (
+        "JobReadyQueues",
+        &[KNOWN],
+        &["job_ready", "job_ready_limited"],
+    ),
+    (
+        "JobReadyKeys",
+        &[("text", "default"), KNOWN, ("text", ""), ("bigint", "256")],
+        &["job_ready_limited", PRIMARY],
+    ),
+    (
+        "JobReadyFirst",
+        &[("text", "default"), KNOWN, ("bigint", "16")],
+        &["job_ready"],
+    ),
+    ("JobRunning", &[("text", "default")], &["job_running"]),
+    (
+        "JobClaim",
+        &[
+            ("json", r#"[["019aabcd-0000-7000-8000-000000000000"]]"#),
+            ("uuid", ID),
+            NOW,
+        ],
+        &[PRIMARY],
+    ),
+    (
+        "JobFetchKey",
+        &[
+            ("text", "default"),
+            KNOWN,
+            ("text", "key 7"),
+            ("bigint", "2"),
+            ("bigint", "1"),
+            ("uuid", ID),
+            NOW,
+        ],
+        &["job_ready_limited", PRIMARY],
+    ),
     ("JobNextWaiting", &[], &["job_waiting"]),
     ("JobMakeDue", &[NOW], &["job_waiting", PRIMARY]),
     ("JobFinish", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
@@ -73,9 +112,19 @@ const STATEMENTS: [Statement; 21] = [
         &[("text", "done"), NOW, ("bigint", "1000")],
         &["job_finished", PRIMARY],
     ),
+    (
+        "JobBeyond",
+        &[("text", "done"), ("bigint", "1000"), ("bigint", "1")],
+        &["job_finished"],
+    ),
+    (
+        "AttemptPrune",
+        &[("json", r#"[["019aabcd-0000-7000-8000-000000000000"]]"#)],
+        &[ATTEMPTS],
+    ),
     ("JobGet", &[("uuid", ID)], &[PRIMARY]),
     ("JobUnfinished", &[("uuid", ID)], &[PRIMARY]),
-    ("AttemptList", &[("uuid", ID)], &[PRIMARY]),
+    ("AttemptList", &[("uuid", ID)], &[ATTEMPTS]),
     ("WorkerForget", &[NOW], &["job_running"]),
 ];
 
@@ -90,35 +139,44 @@ const READS_ALL: [Statement; 1] = [(
         "job_running",
     ],
 )];
+/// Whether a step names this index, and not one whose name only begins so.
+fn names(step: &str, index: &str) -> bool {
+    step.match_indices(index)
+        .any(|(at, _)| !step[at + index.len()..].starts_with('_'))
+}
 
 /// Whether a step of a plan reads the job table otherwise than by an index that it may use, or sorts its rows.
 fn strays(name: &str, step: &str, indexes: &[&str], analyzed: bool) -> bool {
     let step = step.trim().trim_start_matches("->").trim();
     // A hash holds all of one side, however little of it is asked for.
-    if step.contains("TEMP B-TREE") || step.starts_with("Hash ") {
+    if step.contains("TEMP B-TREE") && !step.ends_with("FOR GROUP BY") || step.starts_with("Hash ")
+    {
         return true;
     }
     // Before there are statistics PostgreSQL expects a handful of rows there, and sorts them.
     let few = !analyzed && ["JobMakeDue", "AttemptList"].contains(&name);
+    // As many rows as the fleet has slots; and those of one status, while they are few.
+    let sorts = few || name == "JobRunning" || name == "JobBeyond";
     if let Some(keys) = step.strip_prefix("Sort Key: ") {
-        return !keys.starts_with("batch.") && !few;
+        return !keys.starts_with("batch.") && !sorts;
+    }
+    if step.contains("job_queue") {
+        return false;
     }
     let reads_job = step.starts_with("SCAN job")
         || step.starts_with("SEARCH job")
         || step.contains("Scan on job ")
         || step.contains("Scan on job_attempt ")
+        || step.starts_with("SCAN attempt")
+        || step.starts_with("SEARCH attempt")
         || step.contains("Scan using job_");
     if !reads_job || step.starts_with("Bitmap Heap Scan") || step.starts_with("SCAN job_worker") {
         return false;
     }
     !indexes.iter().any(|index| match *index {
-        PRIMARY => {
-            step.contains("sqlite_autoindex_job_1 (id=?)")
-                || step.contains("job_pkey")
-                || step.contains("job_attempt USING PRIMARY KEY (job=?)")
-                || step.contains("job_attempt_pkey")
-        }
-        index => step.contains(index),
+        ATTEMPTS => step.contains("PRIMARY KEY (job=?)") || step.contains("job_attempt_pkey"),
+        PRIMARY => step.contains("sqlite_autoindex_job_1 (id=?)") || step.contains("job_pkey"),
+        index => names(step, index),
     })
 }
 
@@ -146,16 +204,18 @@ async fn fill(db: &TestDatabase, many: u32, ready: u32) {
     } else {
         "CAST('019aabcd-0000-7000-8000-000000000000' AS uuid)"
     };
-    for (part, count, status, due, worker) in [
-        ("0001", many, "done", no, worker),
-        ("0002", many, "queued", no, "NULL"),
-        ("0003", ready, "queued", yes, "NULL"),
-        ("0004", 50, "running", no, worker),
+    let key = "'key ' || CAST(n % 50 AS text)";
+    for (part, count, status, due, worker, key) in [
+        ("0001", many, "done", no, worker, "NULL"),
+        ("0002", many, "queued", no, "NULL", "NULL"),
+        ("0003", ready, "queued", yes, "NULL", "NULL"),
+        ("0004", 50, "running", no, worker, key),
+        ("0005", ready, "queued", yes, "NULL", key),
     ] {
         let finished = if status == "done" { now } else { "NULL" };
         db.execute(&format!(
-            "{} INSERT INTO {{}}job (id, name, queue, status, due, priority, max_attempts, run_at, created_at, finished_at, worker, payload) \
-             SELECT {}, 'known', 'default', '{status}', {due}, 0, 20, {now}, {now}, {finished}, {worker}, '1' FROM n",
+            "{} INSERT INTO {{}}job (id, name, queue, status, due, priority, max_attempts, run_at, created_at, finished_at, worker, limit_key, max_running, payload) \
+             SELECT {}, 'known', 'default', '{status}', {due}, 0, 20, {now}, {now}, {finished}, {worker}, {key}, 1, '1' FROM n",
             series.replace("COUNT", &count.to_string()),
             id.replace("PART", part),
         ))
@@ -230,9 +290,12 @@ async fn keep_to_the_indexes(statements: &[Statement], db: &TestDatabase, analyz
             .find(|step| strays(name, step, indexes, analyzed));
         let told = plan.join("\n");
         assert_eq!(stray, None, "{name}, analyzed: {analyzed}\n{told}");
-        for index in indexes.iter().filter(|index| **index != PRIMARY) {
+        for index in indexes
+            .iter()
+            .filter(|index| ![PRIMARY, ATTEMPTS].contains(index))
+        {
             assert!(
-                plan.iter().any(|step| step.contains(index)),
+                plan.iter().any(|step| names(step, index)),
                 "{name} leaves {index} alone\n{told}"
             );
         }

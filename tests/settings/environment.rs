@@ -31,6 +31,10 @@ fn every_fixed_setting_can_be_set_in_the_environment() {
         ("LARDER_JOBS__BACKOFF__BASE", "9s"),
         ("LARDER_JOBS__BACKOFF__FACTOR", "1.5"),
         ("LARDER_QUEUES__REPORTS__CONCURRENCY", "6"),
+        ("LARDER_QUEUES__REPORTS__MAX_RUNNING", "7"),
+        ("LARDER_QUEUES__REPORTS__RATE__LIMIT", "100"),
+        ("LARDER_QUEUES__REPORTS__RATE__PER", "1m"),
+        ("LARDER_JOBS__MAX_DEAD", "9"),
         ("LARDER_SCHEDULE__OWN_ENTRY__JOB", "Report"),
         ("LARDER_SCHEDULE__OWN_ENTRY__CRON", "@daily"),
         (
@@ -56,6 +60,13 @@ fn every_fixed_setting_can_be_set_in_the_environment() {
     assert_eq!(settings.jobs.backoff.base, Duration::from_secs(9));
     assert!((settings.jobs.backoff.factor - 1.5).abs() < f64::EPSILON);
     assert_eq!(settings.queues["reports"].concurrency, Some(6));
+    assert_eq!(settings.queues["reports"].max_running, Some(7));
+    let rate = settings.queues["reports"].rate.unwrap();
+    assert_eq!((rate.limit, rate.per), (100, Duration::from_secs(60)));
+    assert_eq!(
+        (settings.jobs.max_done, settings.jobs.max_dead),
+        (None, Some(9))
+    );
     assert_eq!(settings.schedule["own_entry"].job, "Report");
     assert_eq!(
         settings.schedule["own_entry"].payload,

@@ -53,8 +53,12 @@ fn an_unknown_key_or_section_is_an_error_with_the_nearest_right_one() {
             "unknown key `jobs.backoff.jiter` in larder.toml:2: did you mean `jitter`?",
         ),
         (
-            "[queues.reports]\nmax_running = 3",
-            "unknown key `queues.reports.max_running` in larder.toml:2: expected one of concurrency",
+            "[queues.reports]\nmax_runing = 3",
+            "unknown key `queues.reports.max_runing` in larder.toml:2: did you mean `max_running`?",
+        ),
+        (
+            "[queues.reports]\nrate = { limit = 1, pre = '1s' }",
+            "unknown key `queues.reports.rate.pre` in larder.toml:2: expected one of limit, per",
         ),
         (
             "[schedule.a]\njob = 'j'\ncorn = '@daily'",
@@ -136,6 +140,38 @@ fn a_bad_value_names_the_file_the_key_the_value_and_what_is_expected() {
         (
             "jobs.backoff = '1s'",
             "`jobs.backoff` is \"1s\" in larder.toml:1: expected a section, [jobs.backoff]",
+        ),
+        (
+            "[queues.a]\nmax_running = 0",
+            "`queues.a.max_running` is 0 in larder.toml:2: expected a whole number from 1 to 1000000",
+        ),
+        (
+            "[queues.a]\nrate = 100",
+            "`queues.a.rate` is 100 in larder.toml:2: expected a section, [queues.a.rate]",
+        ),
+        (
+            "[queues.a]\nrate = { limit = 0, per = '1m' }",
+            "`queues.a.rate.limit` is 0 in larder.toml:2: expected a whole number from 1 to 1000000",
+        ),
+        (
+            "[queues.a.rate]\nlimit = 1\nper = 0",
+            "`queues.a.rate.per` is 0 in larder.toml:3: expected at least 1ms",
+        ),
+        (
+            "[queues.a]\nrate = { limit = 1 }",
+            "`queues.a.rate` in larder.toml:2 has no `per`: expected a stretch of time, such as \"1m\"",
+        ),
+        (
+            "[queues.a]\n[queues.a.rate]\nper = '1m'",
+            "`queues.a.rate` in larder.toml:3 has no `limit`: expected how many jobs may start in it",
+        ),
+        (
+            "[queues.a]\nrate = {}",
+            "`queues.a.rate` in larder.toml:2 has no `limit`: expected { limit = 100, per = \"1m\" }",
+        ),
+        (
+            "[jobs]\nmax_done = -1",
+            "`jobs.max_done` is -1 in larder.toml:2: expected a whole number from 0",
         ),
         (
             "[jobs.backoff]\nfactor = 0.5",

@@ -9,7 +9,9 @@ mod environment;
 mod errors;
 mod output;
 
-use larder::settings::{CatchUp, Loaded, Overlap, ScheduleDefault, ScheduleSettings, Settings};
+use larder::settings::{
+    CatchUp, Loaded, Overlap, QueueSettings, ScheduleDefault, ScheduleSettings, Settings,
+};
 use serde_json::json;
 
 const DEFAULTS: &[ScheduleDefault] = &[ScheduleDefault {
@@ -129,8 +131,12 @@ fn every_key_of_the_file_is_read() {
         backoff = { base = "2s", factor = 3, cap = "4s", jitter = 0 }
         keep_done = "1d"
         keep_dead = "0s"
+        max_done = 100_000
+        max_dead = 0
         [queues."rep orts"]
         concurrency = 5
+        max_running = 9
+        rate = { limit = 3, per = "1.5s" }
         [queues.empty]
         [schedule.digest]
         job = "file_digest"
@@ -174,7 +180,16 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(settings.jobs.keep_done, Duration::from_secs(86_400));
     assert_eq!(settings.jobs.keep_dead, Duration::ZERO);
     assert_eq!(settings.queues["rep orts"].concurrency, Some(5));
-    assert_eq!(settings.queues["empty"].concurrency, None);
+    let limits = settings.queues["rep orts"].limits();
+    assert_eq!(limits.max_running, Some(9));
+    let per = Duration::from_millis(1_500);
+    assert_eq!(limits.rate, Some(larder::queue::Rate { limit: 3, per }));
+    let retention = settings.jobs.retention();
+    assert_eq!(
+        (retention.max_done, retention.max_dead),
+        (Some(100_000), Some(0))
+    );
+    assert_eq!(settings.queues["empty"], QueueSettings::default());
     let mut expected = ScheduleSettings::new("file_digest", "0 6 * * *");
     expected.timezone = "Europe/Berlin".into();
     expected.catch_up = CatchUp::All;

@@ -31,7 +31,10 @@ fn as_json_durations_are_text_and_what_is_absent_is_null() {
     assert_eq!(json["worker"]["shutdown_timeout"], "25s");
     assert_eq!(json["worker"]["poll_interval"], json!(null));
     assert_eq!(json["cache"]["max_value_bytes"], "16MiB");
-    assert_eq!(json["queues"], json!({"q": {"concurrency": null}}));
+    assert_eq!(
+        json["queues"],
+        json!({"q": {"concurrency": null, "max_running": null, "rate": null}})
+    );
     assert_eq!(json["schedule"]["clear-expired"]["payload"], json!({}));
 }
 
@@ -100,6 +103,26 @@ fn any_duration(least_ms: u64) -> impl Strategy<Value = Duration> {
     (least_ms..3_000_000_000_000).prop_map(Duration::from_millis)
 }
 
+fn any_queue() -> impl Strategy<Value = QueueSettings> {
+    let rate = prop::option::of((1..=1_000_000u32, any_duration(1)));
+    (
+        prop::option::of(1..=10_000usize),
+        prop::option::of(1..=1_000_000u32),
+        rate,
+    )
+        .prop_map(|(concurrency, max_running, rate)| {
+            let rate = rate.map_or(String::new(), |(limit, per)| {
+                format!(
+                    "rate = {{ limit = {limit}, per = '{}ms' }}",
+                    per.as_millis()
+                )
+            });
+            let mut queue = settings(&format!("[queues.q]\n{rate}")).queues["q"].clone();
+            (queue.concurrency, queue.max_running) = (concurrency, max_running);
+            queue
+        })
+}
+
 fn any_entry() -> impl Strategy<Value = ScheduleSettings> {
     let payload = prop::collection::btree_map(
         "\\PC{0,6}",
@@ -142,7 +165,7 @@ proptest! {
         (factor, jitter) in (1.0..1e9f64, 0.0..=1.0f64),
         schema in "[^\"\0]{1,15}",
         prepared: bool,
-        queues in prop::collection::btree_map("\\PC{1,9}", prop::option::of(1..=10_000usize), 0..3),
+        queues in prop::collection::btree_map("\\PC{1,9}", any_queue(), 0..3),
         schedule in prop::collection::btree_map("\\PC{1,9}", any_entry(), 0..3),
     ) {
         let mut settings = Settings::default();
@@ -159,9 +182,8 @@ proptest! {
         settings.jobs.backoff.base = Duration::from_millis(base);
         settings.jobs.backoff.cap = Duration::from_millis(base);
         (settings.jobs.backoff.factor, settings.jobs.backoff.jitter) = (factor, jitter);
-        for (name, concurrency) in queues {
-            settings.queues.entry(name).or_default().concurrency = concurrency;
-        }
+        settings.jobs.max_done = queues.keys().next().map(|name| name.len() as u64);
+        settings.queues = queues;
         settings.schedule = schedule;
         let given = Given::file(settings.to_toml());
         let back = Settings::load(Some(&given.path()), []).map_err(|error| error.to_string());

@@ -16,6 +16,8 @@ struct Stats {
     queues: Vec<QueueStats>,
     /// Names of queued jobs that no live worker knows.
     unknown_names: Vec<String>,
+    /// Queues that are paused.
+    paused: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -59,6 +61,7 @@ pub(super) async fn run(
     let stats = Stats {
         queues: queues.collect(),
         unknown_names: unknown.into_iter().collect(),
+        paused: queue.paused().await?.into_keys().collect(),
     };
     if out.is_json() {
         out.json(&stats)?;
@@ -83,13 +86,14 @@ pub(super) async fn run(
         ]);
     }
     table.print(out)?;
-    if !stats.unknown_names.is_empty() {
-        let names: Vec<_> = stats
-            .unknown_names
-            .iter()
-            .map(|name| one_line(name))
-            .collect();
-        out.line(format_args!("No live worker knows: {}", names.join(", ")))?;
+    for (what, names) in [
+        ("No live worker knows", &stats.unknown_names),
+        ("Paused", &stats.paused),
+    ] {
+        if !names.is_empty() {
+            let names: Vec<_> = names.iter().map(|name| one_line(name)).collect();
+            out.line(format_args!("{what}: {}", names.join(", ")))?;
+        }
     }
     Ok(Answer::Yes)
 }
