@@ -20,6 +20,8 @@ mod values;
 
 #[cfg(feature = "worker")]
 mod away;
+#[cfg(all(feature = "worker", unix))]
+mod commands;
 #[cfg(feature = "worker")]
 mod cron_oracle;
 #[cfg(feature = "worker")]
