@@ -248,13 +248,38 @@ impl NamedCommand {
     /// # Errors
     /// Where it cannot be started, exits with another status than 0, is killed, runs longer than its timeout, or
     /// writes too much or what is not UTF-8.
-    #[cfg(unix)]
     pub async fn run(
         &self,
         input: Option<&RawValue>,
         variables: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Result<Box<RawValue>, CommandError> {
-        run::run(self, input.map_or("", RawValue::get), variables).await
+        self.run_until(std::future::pending(), input, variables)
+            .await
+    }
+
+    /// [`NamedCommand::run`], cut short when `stop` comes: the command's process group is then sent SIGTERM, and two
+    /// seconds later SIGKILL.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use larder::command::{Command, Commands};
+    ///
+    /// let commands = Commands::new([("rest".to_owned(), Command::new("sleep").arg("600"))]);
+    /// let stopped = commands.get("rest")?.run_until(async {}, None, []).await;
+    /// assert_eq!(stopped.unwrap_err().to_string(), r#"command "rest" was told to stop"#);
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`NamedCommand::run`], and where it was stopped.
+    #[cfg(unix)]
+    pub async fn run_until(
+        &self,
+        stop: impl Future<Output = ()>,
+        input: Option<&RawValue>,
+        variables: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Box<RawValue>, CommandError> {
+        run::run(self, input.map_or("", RawValue::get), variables, stop).await
     }
 
     /// Fails: a command's processes can be held together on Unix alone.
@@ -262,15 +287,13 @@ impl NamedCommand {
     /// # Errors
     /// Always.
     #[cfg(not(unix))]
-    pub async fn run(
+    pub async fn run_until(
         &self,
+        _: impl Future<Output = ()>,
         _: Option<&RawValue>,
         _: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Result<Box<RawValue>, CommandError> {
-        Err(CommandError::new(
-            &self.name,
-            "cannot be started: commands run on Unix alone",
-            "",
-        ))
+        let what = "cannot be started: commands run on Unix alone";
+        Err(CommandError::new(&self.name, what, ""))
     }
 }

@@ -22,7 +22,8 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// What ended a run.
 enum End {
     Itself(Ended),
-    Timeout(Duration),
+    /// It was told to end, for this reason.
+    Told(String),
     Output,
 }
 
@@ -30,6 +31,7 @@ pub(super) async fn run(
     named: &NamedCommand,
     input: &str,
     variables: impl IntoIterator<Item = (&'static str, String)>,
+    stop: impl Future<Output = ()>,
 ) -> Result<Box<RawValue>, CommandError> {
     let fail = |what: String, stderr: &Tail| CommandError::new(&named.name, what, &stderr.text());
     let most = named.command.max_output;
@@ -46,40 +48,39 @@ pub(super) async fn run(
             })
         });
         let mut feeding = pin!(process.input.feed(input));
-        let mut ended = process.ended;
-        let limit = named.command.timeout;
-        let mut deadline = pin!(sleep_until(
-            Instant::now() + limit.unwrap_or(NEVER).min(NEVER)
-        ));
+        let (mut ended, mut stop) = (process.ended, pin!(stop));
+        let limit = named.command.timeout.unwrap_or(NEVER);
+        let mut deadline = pin!(sleep_until(Instant::now() + limit.min(NEVER)));
         // What is fed stays open: with it the supervisor ends.
-        let (mut read, mut fed, mut told_to_end) = (false, None, false);
+        let (mut read, mut fed, mut told) = (false, None, None);
         let end = loop {
-            tokio::select! {
-                end = &mut ended => break match limit.filter(|_| told_to_end) {
-                    Some(limit) => End::Timeout(limit),
-                    None => End::Itself(end),
-                },
+            let reason = tokio::select! {
+                end = &mut ended => break told.map_or(End::Itself(end), End::Told),
                 all = &mut reading, if !read => {
                     read = true;
-                    if let Err(TooMuch) = all {
-                        break End::Output;
+                    match all {
+                        Ok(_) => continue,
+                        Err(TooMuch) => break End::Output,
                     }
                 }
-                input = &mut feeding, if fed.is_none() => fed = Some(input),
-                () = &mut deadline => {
-                    if let Some(limit) = limit.filter(|_| told_to_end) {
-                        break End::Timeout(limit);
-                    }
-                    group.signal(Signal::TERM);
-                    told_to_end = true;
-                    deadline.as_mut().reset(Instant::now() + GRACE);
+                input = &mut feeding, if fed.is_none() => {
+                    fed = Some(input);
+                    continue;
                 }
-            }
+                () = &mut stop, if told.is_none() => "was told to stop".to_owned(),
+                () = &mut deadline => match told {
+                    Some(reason) => break End::Told(reason),
+                    None => format!("ran longer than its timeout of {limit:?}"),
+                },
+            };
+            group.signal(Signal::TERM);
+            told = Some(reason);
+            deadline.as_mut().reset(Instant::now() + GRACE);
         };
         let leader = group.end().await;
         let late = !read && matches!(timeout(LINGER, reading).await, Ok(Err(TooMuch)));
         match end {
-            End::Timeout(limit) => Err(format!("ran longer than its timeout of {limit:?}")),
+            End::Told(reason) => Err(reason),
             End::Itself(end) if !late => end.outcome(leader, named.supervisor.is_some()),
             End::Itself(_) | End::Output => Err(format!(
                 "wrote more than {most} bytes to stdout: write less, or raise its max_output"

@@ -125,6 +125,22 @@ fn children_end_with_their_command_its_timeout_and_who_waits_for_it() {
         assert_eq!(error, "command \"it\" ran longer than its timeout of 300ms");
         ends(&child(directory.path()).await).await;
 
+        let asked = here(&format!("trap 'echo ended >&2; exit 0' TERM; {STAYS}"));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let asked = named(asked).get("it").unwrap();
+        let stop = async {
+            let child = child(directory.path()).await;
+            stop.send(()).unwrap();
+            child
+        };
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let (child_of_it, error) = tokio::join!(stop, asked.run_until(stopped, None, []));
+        let error = error.unwrap_err().to_string();
+        assert_eq!(error, "command \"it\" was told to stop; its stderr: ended");
+        ends(&child_of_it).await;
+
         let stays = named(here(STAYS)).get("it").unwrap();
         let mut running = Box::pin(stays.run(None, []));
         let child = tokio::select! {
