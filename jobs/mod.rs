@@ -18,6 +18,7 @@ pub fn all() -> Handlers {
         .register(file_digest::file_digest)
         .register(prune_jobs::prune_jobs)
         .register(run_command::run_command)
+        .fitting(run_command::is_named)
 }
 
 /// The schedules that exist with no `larder.toml` at all; it may change or disable them.

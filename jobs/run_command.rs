@@ -58,6 +58,14 @@ pub async fn run_command(
     Ok(result)
 }
 
+/// Whether its command is among those that there are.
+///
+/// # Errors
+/// Where it is not.
+pub fn is_named(job: &RunCommand, commands: &Commands) -> crate::Result<()> {
+    commands.get(&job.command).map(drop)
+}
+
 /// What the command's process is told of its job.
 fn told(cx: &JobContext) -> impl Iterator<Item = (&'static str, String)> + use<> {
     let tick = cx
