@@ -28,8 +28,7 @@ pub(super) struct Process {
     pub(super) stdout: ChildStdout,
     pub(super) stderr: ChildStderr,
     pub(super) input: Input,
-    /// Comes when the command has ended. None but the group's leader is sure to have, and it is not waited for yet, so
-    /// that the group's number stays its own.
+    /// Comes when the command has ended. The group's leader is not waited for yet, so that its number stays its own.
     pub(super) ended: BoxFuture<'static, Ended>,
 }
 

@@ -1,11 +1,12 @@
 //! Commands that `larder.toml` names, run by the real worker.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Home, both_engines, text, wait_until};
+use crate::support::{Daemon, Ended, Home, both_engines, text, wait_until};
 
 /// Says who it is and who its child is, and stays.
 const STAYS: &str =
@@ -360,17 +361,17 @@ both_engines! {
     }
 
     fn a_timeout_asks_first_and_then_kills_the_children_too(home) {
-        let asks = "trap 'echo asked > asked; exit 0' TERM; echo 'half way' >&2; sleep 600 & echo $! > child; wait";
+        let asks = "trap 'sleep 0.3; echo asked > asked; exit 0' TERM; echo 'half way' >&2; sleep 600 & echo $! > child; wait";
         let deaf = "trap '' TERM; echo $$ > deaf; sleep 600 & echo $! > deaf-child; wait";
         settings(home, &[
-            shell("asks", asks, "timeout = \"300ms\""),
-            shell("deaf", deaf, "timeout = \"300ms\""),
+            shell("asks", asks, "timeout = \"1500ms\""),
+            shell("deaf", deaf, "timeout = \"1500ms\""),
         ]);
         let (asked, deaf) = (enqueue_once(home, r#"{"command":"asks"}"#), enqueue_once(home, r#"{"command":"deaf"}"#));
         once(home);
         for (id, name, stderr) in [(asked, "asks", "; its stderr: half way"), (deaf, "deaf", "")] {
             let job = show(home, &id);
-            let expected = format!("command {name:?} ran longer than its timeout of 300ms{stderr}");
+            let expected = format!("command {name:?} ran longer than its timeout of 1.5s{stderr}");
             assert_eq!((&job["status"], &job["error"]), (&"dead".into(), &expected.into()));
         }
         assert_eq!(std::fs::read_to_string(home.path("asked")).unwrap(), "asked\n");
@@ -436,14 +437,12 @@ fn a_schedule_of_a_command_that_there_is_not_is_refused_at_the_start() {
 #[test]
 fn a_supervisor_is_for_workers_alone() {
     let home = Home::sqlite();
-    let supervisor = home.run(&["__supervise", "touch", "touched"]);
-    assert_eq!(supervisor.status, 2, "{supervisor:?}");
-    assert!(
-        supervisor
-            .stderr
-            .starts_with("error: __supervise is what a worker starts"),
-        "{supervisor:?}"
-    );
-    assert!(!home.path("touched").exists());
+    let mut leads = home.larder();
+    leads.process_group(0).stdin(Stdio::piped());
+    for supervisor in [home.larder(), leads].iter_mut() {
+        let supervisor = Ended::of(supervisor.args(["__supervise", "touch", "touched"]));
+        supervisor.fails(&["error: __supervise is what a worker starts for each command"]);
+        assert!(!home.path("touched").exists());
+    }
     assert!(!home.run(&["--help"]).stdout.contains("__supervise"));
 }

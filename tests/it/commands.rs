@@ -120,9 +120,9 @@ fn children_end_with_their_command_its_timeout_and_who_waits_for_it() {
         assert_eq!(outcome(leaves, None).await.unwrap(), "\"done\"");
         ends(&child(directory.path()).await).await;
 
-        let late = here(&format!("trap '' TERM; {STAYS}")).timeout(Duration::from_millis(300));
+        let late = here(&format!("trap '' TERM; {STAYS}")).timeout(Duration::from_millis(1_500));
         let error = outcome(late, None).await.unwrap_err();
-        assert_eq!(error, "command \"it\" ran longer than its timeout of 300ms");
+        assert_eq!(error, "command \"it\" ran longer than its timeout of 1.5s");
         ends(&child(directory.path()).await).await;
 
         let asked = here(&format!("trap 'echo ended >&2; exit 0' TERM; {STAYS}"));
