@@ -5,6 +5,7 @@
 pub mod clear_expired;
 pub mod file_digest;
 pub mod prune_jobs;
+pub mod run_command;
 
 use crate::settings::ScheduleDefault;
 use crate::worker::Handlers;
@@ -16,6 +17,8 @@ pub fn all() -> Handlers {
         .register(clear_expired::clear_expired)
         .register(file_digest::file_digest)
         .register(prune_jobs::prune_jobs)
+        .register(run_command::run_command)
+        .fitting(run_command::is_named)
 }
 
 /// The schedules that exist with no `larder.toml` at all; it may change or disable them.

@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod queues;
 mod schedule;
+mod supervise;
 mod table;
 mod usage;
 mod wait;
@@ -99,6 +100,9 @@ enum Command {
 
 /// Runs the command that this process's arguments name, with these jobs and schedules.
 ///
+/// A worker starts this program again to supervise each command that a job runs, and so this should be the first thing
+/// that a program does.
+///
 /// ```no_run
 /// use larder::worker::Handlers;
 ///
@@ -109,10 +113,12 @@ enum Command {
 /// ```
 #[must_use]
 pub fn main(handlers: Handlers, default_schedule: Vec<ScheduleDefault>) -> ExitCode {
-    main_from(std::env::args_os(), handlers, default_schedule)
+    supervise::if_asked(std::env::args_os())
+        .unwrap_or_else(|| main_from(std::env::args_os(), handlers, default_schedule))
 }
 
-/// [`main`] with other arguments than this process's; the first is the program's name.
+/// [`main`] with other arguments than this process's; the first is the program's name. Unless [`main`] was called
+/// first, commands have no supervisor: those of a worker that is killed by SIGKILL go on.
 #[must_use]
 pub fn main_from(
     arguments: impl IntoIterator<Item = impl Into<OsString>>,

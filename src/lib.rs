@@ -43,6 +43,7 @@
 //! - [`queue`]: [`Queue`], which enqueues [`Job`]s, looks at them, retries and cancels them.
 //! - `worker`: `Worker`, which runs them; `Data`, `JobContext` and `JobError`, for handlers.
 //! - `schedule`: cron expressions, their ticks, and the fleet's record of them.
+//! - `command`: programs of any language that a job runs.
 //! - `jobs`: the jobs that ship, an example for your own.
 //! - `settings`: `larder.toml`, the environment, and their defaults. `cli`: the `larder` command.
 //! - [`database`]: connections, transactions, migrations. [`clock`]: the fleet's clock.
@@ -56,6 +57,8 @@ pub mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod clock;
+#[cfg(feature = "worker")]
+pub mod command;
 pub mod database;
 mod error;
 #[cfg(feature = "worker")]

@@ -33,10 +33,15 @@
 //! | `schedule.NAME.enabled` | `false` stops it | `true` |
 //! | `schedule.NAME.payload` | the job's payload, a table | `{}` |
 //! | `schedule.NAME.queue`, `.priority`, `.max_attempts` | instead of the job's own | unset |
+//! | `commands.NAME.argv` | a program and its arguments, run in the file's directory with no shell | required |
+//! | `commands.NAME.timeout` | how long it may run | for ever |
+//! | `commands.NAME.fresh_for` | how long its result is kept for the same input | not at all |
+//! | `commands.NAME.max_output` | the most bytes that it may write to its standard output | `1MiB` |
 //!
 //! In the environment each is `LARDER_` and its name with `__` for a dot, as in `LARDER_WORKER__SHUTDOWN_TIMEOUT=10s`
 //! or `LARDER_QUEUES__REPORTS__CONCURRENCY=2`. A `_` there also fits a `-` or `.` in the name of an entry that the file
-//! has, or that exists by default. A payload is a JSON object. An empty variable counts as unset. An unknown
+//! has, or that exists by default. What may run is named by the file alone: the environment adds no command and changes
+//! no `argv`. A payload is a JSON object. An empty variable counts as unset. An unknown
 //! `LARDER_*` variable is only a warning, since Kubernetes injects some of its own; in the file an unknown name is an
 //! error.
 //!
@@ -51,6 +56,7 @@ use serde_json::Value;
 use crate::Error;
 
 mod bytes;
+mod command;
 mod duration;
 mod environment;
 mod read;
@@ -62,6 +68,7 @@ mod value;
 
 pub use crate::database::redact_url;
 pub use bytes::{format_bytes, parse_bytes};
+pub use command::CommandSettings;
 pub use duration::{format_duration, parse_duration, parse_signed_duration};
 pub use environment::process_environment;
 pub use schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};

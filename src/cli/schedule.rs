@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::failure::{Answer, Failure};
 use super::{Context, database};
+use crate::command::Commands;
 use crate::error::{Error, Result};
 use crate::queue::Queue;
 use crate::schedule::{Cron, ScheduleEntry};
@@ -69,8 +70,22 @@ pub(super) fn entries(settings: &Settings, handlers: &Handlers) -> Result<Vec<Sc
     settings
         .schedule
         .iter()
-        .map(|(name, of)| entry(name, of, handlers))
+        .map(|(name, of)| {
+            let entry = entry(name, of, handlers)?;
+            fits(name, settings, handlers)?;
+            Ok(entry)
+        })
         .collect()
+}
+
+/// Whether a worker with these settings can run what `[schedule.NAME]` enqueues.
+fn fits(name: &str, settings: &Settings, handlers: &Handlers) -> Result<()> {
+    let of = settings_of(name, settings)?;
+    let commands = Commands::new(settings.commands());
+    RawValue::from_string(of.payload.to_string())
+        .map_err(|error| Error::invalid(error.to_string()))
+        .and_then(|payload| handlers.get(&of.job)?.fits(&payload, &commands))
+        .map_err(|error| Error::invalid(format!("[schedule.{name}]: {error}")))
 }
 
 fn entry(name: &str, of: &ScheduleSettings, handlers: &Handlers) -> Result<ScheduleEntry> {

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::args::{duration, name};
 use super::failure::{Answer, Failure};
-use super::{Context, database, schedule};
+use super::{Context, database, schedule, supervise};
 use crate::cache::Cache;
 use crate::database::{Database, SchemaPolicy};
 use crate::queue::{Backoff, Queue};
@@ -134,6 +134,7 @@ fn worker(settings: &Settings, database: &Database, options: WorkerOptions) -> W
         .with_cache(Cache::new(database.clone()).with_max_value_bytes(most))
         .with_queue(Queue::new(database.clone()).with_max_attempts(settings.jobs.max_attempts))
         .data(settings.jobs.retention())
+        .data(supervise::commands(settings))
 }
 
 /// Comes when the signal has; a watch that ended without one never comes.

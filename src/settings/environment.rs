@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::schema;
 use super::value::one_line;
+use crate::command::variable;
 
 /// The variables of this process. A name or value that is not Unicode is kept, with `�` for what is not.
 ///
@@ -53,6 +54,8 @@ impl Environment {
                 ("LARDER_DATABASE_URL", _) => {
                     environment.database_url = environment.database_url.or(Some(variable));
                 }
+                // What a command that a job runs is told of it; it may call larder itself.
+                (name, _) if variable::ALL.contains(&name) => {}
                 _ if variable.name == "DATABASE_URL" => plain_database_url = Some(variable),
                 (_, Some(path)) if !path.starts_with("TEST_") => environment.keep(path, variable),
                 _ => {}

@@ -51,6 +51,7 @@ pub(super) fn settings(source: &Source, defaults: &[ScheduleDefault]) -> Result<
         settings.queues.insert(name, queue);
     }
     settings.schedule = schedule(source, defaults)?;
+    super::command::read(source, &mut settings)?;
     Ok(settings)
 }
 
@@ -312,7 +313,12 @@ fn timezone(found: &Found<'_>) -> Result<String, Error> {
     )))
 }
 
-fn check_name(what: &str, section: &str, name: &str, source: &Source) -> Result<(), Error> {
+pub(super) fn check_name(
+    what: &str,
+    section: &str,
+    name: &str,
+    source: &Source,
+) -> Result<(), Error> {
     if is_name(name) {
         return Ok(());
     }

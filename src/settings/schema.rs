@@ -63,6 +63,10 @@ pub(super) const SHAPES: &[Shape] = &[
             "max_attempts",
         ],
     ),
+    named(
+        &["commands"],
+        &["argv", "timeout", "fresh_for", "max_output"],
+    ),
 ];
 
 const fn shape(path: &'static [&'static str], keys: &'static [&'static str]) -> Shape {
@@ -110,7 +114,7 @@ pub(super) fn shape_at<S: AsRef<str>>(path: &[S]) -> Option<&'static Shape> {
     })
 }
 
-/// The tables whose entries users name: `queues` and `schedule`.
+/// The tables whose entries users name: `queues`, `schedule` and `commands`.
 pub(super) fn is_named<S: AsRef<str>>(path: &[S]) -> bool {
     matches!(path, [only] if SHAPES.iter().any(|shape| shape.named && shape.path == [only.as_ref()]))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::bytes::format_bytes;
+use super::command::CommandSettings;
 use super::duration::format_duration;
 use super::schedule::ScheduleSettings;
 use crate::database::redact_url;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub queues: BTreeMap<String, QueueSettings>,
     /// What is enqueued on a schedule, by the entry's name.
     pub schedule: BTreeMap<String, ScheduleSettings>,
+    /// What jobs may run, by the command's name.
+    pub commands: BTreeMap<String, CommandSettings>,
 }
 
 /// `[database]`. Its [`Debug`](fmt::Debug) hides the password.
@@ -314,7 +317,7 @@ pub(super) fn duration<S: Serializer>(
     serializer.serialize_str(&format_duration(*duration))
 }
 
-fn optional_duration<S: Serializer>(
+pub(super) fn optional_duration<S: Serializer>(
     duration: &Option<Duration>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -323,6 +326,6 @@ fn optional_duration<S: Serializer>(
 
 // serde's `serialize_with` hands over a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
-fn bytes<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn bytes<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_bytes(*bytes))
 }

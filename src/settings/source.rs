@@ -245,6 +245,16 @@ impl Source {
         })
     }
 
+    /// The directory of the file, or the working directory without one.
+    pub(super) fn directory(&self) -> Result<PathBuf, Error> {
+        let file = self.file.path.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+        let absolute = std::path::absolute(file).map_err(|error| {
+            let message = format!("cannot tell the directory of {}: {error}", file.display());
+            Error::invalid(one_line(&message))
+        })?;
+        Ok(absolute.parent().unwrap_or(&absolute).to_owned())
+    }
+
     fn file_names(&self, section: &str) -> BTreeSet<String> {
         let table = self.file.table.get(section).and_then(Value::as_table);
         table

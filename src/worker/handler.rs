@@ -1,5 +1,6 @@
 //! Handlers by the name of their job.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -73,7 +74,10 @@ pub struct Registered {
     pub(super) timeout: Option<Duration>,
     pub(super) run: Arc<Run>,
     check: fn(&str) -> Result<(), serde_json::Error>,
+    fits: Option<Arc<Fits>>,
 }
+
+type Fits = dyn Fn(&str, &dyn Any) -> Result<()> + Send + Sync;
 
 impl fmt::Debug for Registered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,6 +102,17 @@ impl Registered {
             job = job.max_attempts(attempts);
         }
         Ok(job)
+    }
+
+    /// Whether a worker that gives its handlers this `data` can run a job with this payload, as far as
+    /// [`Handlers::fitting`] says.
+    ///
+    /// # Errors
+    /// Where it cannot.
+    pub fn fits<T: 'static>(&self, payload: &RawValue, data: &T) -> Result<()> {
+        self.fits
+            .as_ref()
+            .map_or(Ok(()), |fits| fits(payload.get(), data))
     }
 }
 
@@ -156,8 +171,37 @@ impl Handlers {
             timeout: J::TIMEOUT,
             run: Arc::new(run),
             check: |payload| decode::<J>(payload).map(drop),
+            fits: None,
         };
         self.by_name.insert(J::NAME, registered);
+        self
+    }
+
+    /// Says that a job of type `J`, which must be registered, can be run only where `fits` finds nothing wrong with it
+    /// and the data of type `T` that its handler is given. A schedule that enqueues another is refused at the start.
+    ///
+    /// ```
+    /// use larder::command::Commands;
+    /// use larder::worker::Handlers;
+    /// use serde_json::value::RawValue;
+    ///
+    /// let handlers = larder::jobs::all();
+    /// let payload = RawValue::from_string(r#"{"command":"report"}"#.to_owned())?;
+    /// let error = handlers.get("run_command")?.fits(&payload, &Commands::default()).unwrap_err();
+    /// assert!(error.to_string().starts_with(r#"there is no command "report""#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn fitting<J: Job, T: 'static>(mut self, fits: fn(&J, &T) -> Result<()>) -> Self {
+        if let Some(registered) = self.by_name.get_mut(J::NAME) {
+            registered.fits = Some(Arc::new(move |payload, data| {
+                // One that does not decode is refused for that, and other data is no concern of this.
+                match (decode::<J>(payload), data.downcast_ref::<T>()) {
+                    (Ok(job), Some(data)) => fits(&job, data),
+                    _ => Ok(()),
+                }
+            }));
+        }
         self
     }
 

@@ -203,5 +203,5 @@ fn a_variable_that_means_nothing_is_a_warning() {
     let mut command = home.larder();
     command.env("LARDER_PORT", "1").env("RUST_LOG", "error");
     crate::support::Ended::of(command.args(["jobs", "names"]))
-        .prints("clear_expired\nfile_digest\nprune_jobs\n");
+        .prints("clear_expired\nfile_digest\nprune_jobs\nrun_command\n");
 }

@@ -12,6 +12,7 @@ const RANKS: &[(&str, u8)] = &[
     ("clock", 1),
     ("database", 2),
     ("cache", 3),
+    ("command", 3),
     ("queue", 3),
     ("schedule", 3),
     ("worker", 4),

@@ -22,6 +22,8 @@ mod values;
 mod attempts;
 #[cfg(feature = "worker")]
 mod away;
+#[cfg(all(feature = "worker", unix))]
+mod commands;
 #[cfg(feature = "worker")]
 mod blocking;
 #[cfg(feature = "worker")]

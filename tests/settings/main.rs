@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod commands;
 mod environment;
 mod errors;
 mod output;

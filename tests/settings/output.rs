@@ -91,7 +91,11 @@ fn the_example_file_shows_every_setting_and_its_examples_load() {
             keys(&loaded.to_toml(), section)
         );
     }
-    for section in [&["queues", "reports"], &["schedule", "nightly-digest"]] {
+    for section in [
+        &["queues", "reports"],
+        &["schedule", "nightly-digest"],
+        &["commands", "nightly-report"],
+    ] {
         assert_eq!(
             keys(&uncommented, section),
             keys(&loaded.to_toml(), section)

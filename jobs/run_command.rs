@@ -1,0 +1,82 @@
+//! Runs a command that the settings file names, in any language, with JSON in and out, and remembers its result where
+//! the file gives `fresh_for`. Runs when somebody enqueues it, or by a schedule: cron with a memory, retries and a
+//! history.
+
+use chrono::SecondsFormat;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::command::{Commands, variable};
+use crate::{Cache, Data, Expiration, Job, JobContext, JobError};
+
+/// Its payload: `{"command": "NAME", "input": JSON}`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunCommand {
+    /// The command, by its name in `[commands.NAME]`.
+    pub command: String,
+    /// What it reads on its standard input, which is empty without it, and for null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Box<RawValue>>,
+}
+
+impl Job for RunCommand {
+    const NAME: &'static str = "run_command";
+    /// What it wrote to its standard output: JSON, or else a string.
+    type Output = Box<RawValue>;
+}
+
+/// Runs the command, or finds what it gave for the same input while that is fresh.
+///
+/// # Errors
+/// Where there is no such command (the job is then dead at once), or it fails, as [`CommandError`] says.
+///
+/// [`CommandError`]: crate::command::CommandError
+pub async fn run_command(
+    job: RunCommand,
+    commands: Option<Data<Commands>>,
+    cache: Data<Cache>,
+    cx: JobContext,
+) -> Result<Box<RawValue>, JobError> {
+    let commands = commands.map(|commands| (*commands).clone());
+    let command = commands.unwrap_or_default().get(&job.command);
+    let command = command.map_err(JobError::abort)?;
+    let input = job.input.as_deref();
+    let Some(fresh_for) = command.fresh_for() else {
+        return Ok(command.run(input, told(&cx)).await?);
+    };
+    let key = format!("{}:{}", RunCommand::NAME, command.fingerprint(input));
+    let mut cached = cache.cached::<Box<RawValue>>(key);
+    if let Some(result) = cached.value().await? {
+        return Ok(result.clone());
+    }
+    let result = command.run(input, told(&cx)).await?;
+    if let Err(error) = cached.set_with(&result, Expiration::after(fresh_for)).await {
+        // The work is done: a result that the cache does not take is a result.
+        tracing::warn!(command = job.command, %error, "the command's result is not remembered");
+    }
+    Ok(result)
+}
+
+/// Whether its command is among those that there are.
+///
+/// # Errors
+/// Where it is not.
+pub fn is_named(job: &RunCommand, commands: &Commands) -> crate::Result<()> {
+    commands.get(&job.command).map(drop)
+}
+
+/// What the command's process is told of its job.
+fn told(cx: &JobContext) -> impl Iterator<Item = (&'static str, String)> + use<> {
+    let tick = cx
+        .tick
+        .map(|tick| tick.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+    [
+        (variable::JOB_ID, Some(cx.id.to_string())),
+        (variable::JOB_ATTEMPT, Some(cx.attempt.to_string())),
+        (variable::JOB_SCHEDULE, cx.schedule.clone()),
+        (variable::JOB_TICK, tick),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+}
