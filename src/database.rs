@@ -154,14 +154,18 @@ impl Transaction {
     /// Where the database fails; nothing of it is then kept.
     pub async fn commit(self) -> Result<()> {
         let database = self.database.clone();
-        self.commit_unannounced().await?;
-        // It may have enqueued jobs, which this process's workers see from now on.
+        self.commit_quietly().await?;
+        // It may have enqueued or cancelled jobs, of which this process's workers are to hear.
         database.announce();
+        database.announce_cancellation();
         Ok(())
     }
 
-    /// [`Transaction::commit`] of what is of no interest to this process's workers.
-    pub(crate) async fn commit_unannounced(self) -> Result<()> {
+    /// [`Transaction::commit`] of what no worker of this process has to hear of.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`].
+    pub(crate) async fn commit_quietly(self) -> Result<()> {
         match self.inner {
             OwnedTransaction::Sqlite(tx) => tx.commit().await?,
             OwnedTransaction::Postgres(tx) => tx.commit().await?,

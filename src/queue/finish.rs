@@ -224,7 +224,7 @@ impl Finisher {
         if !released.is_empty() {
             give_back_in(tx, &self.database, self.worker, released).await?;
         }
-        transaction.commit().await
+        transaction.commit_quietly().await
     }
 }
 
@@ -237,7 +237,7 @@ pub(super) async fn give_back(
     let mut transaction = database.begin().await?;
     let tx = Tx::from(&mut transaction);
     let given_back = give_back_in(tx, database, worker, attempts).await?;
-    transaction.commit().await?;
+    transaction.commit_quietly().await?;
     Ok(given_back)
 }
 

@@ -135,7 +135,7 @@ impl LimitedClaim<'_> {
                 starts
             )?;
         }
-        transaction.commit_unannounced().await?;
+        transaction.commit_quietly().await?;
         Ok(survey.into_limited(rows))
     }
 

@@ -121,7 +121,7 @@ impl Presence {
                 &error
             )?;
         }
-        transaction.commit().await?;
+        transaction.commit_quietly().await?;
         let long_ago = now.saturating_add(-to_delta(self.rescue_after.saturating_mul(FORGET)));
         let mut connection = self.database.write().await?;
         let mut tx = connection.tx();

@@ -179,7 +179,7 @@ impl<'a> Prune<'a> {
                     let rows = JsonText(serde_json::json!(ids).to_string());
                     query!(database, tx, execute, Sql::AttemptPrune, rows)?;
                 }
-                transaction.commit_unannounced().await?;
+                transaction.commit_quietly().await?;
                 ids
             };
             let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);

@@ -294,9 +294,15 @@ both_engines! {
         let (queue, worker) = started(db, options).await;
         let begun = std::time::Instant::now();
         // A look each second would take them half a minute.
-        for _ in 0..30 {
+        for n in 0..30 {
             let id = running(&queue, "fails").await;
-            assert!(queue.cancel(id).await.unwrap());
+            if n % 2 == 0 {
+                assert!(queue.cancel(id).await.unwrap());
+            } else {
+                let mut tx = queue.database().begin().await.unwrap();
+                assert!(queue.cancel_in(&mut tx, id).await.unwrap());
+                tx.commit().await.unwrap();
+            }
             becomes(&queue, id, JobStatus::Cancelled).await;
         }
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());

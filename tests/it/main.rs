@@ -22,10 +22,10 @@ mod values;
 mod attempts;
 #[cfg(feature = "worker")]
 mod away;
-#[cfg(all(feature = "worker", unix))]
-mod commands;
 #[cfg(feature = "worker")]
 mod blocking;
+#[cfg(all(feature = "worker", unix))]
+mod commands;
 #[cfg(feature = "worker")]
 mod control;
 #[cfg(feature = "worker")]

@@ -154,7 +154,7 @@ fn strays(name: &str, step: &str, indexes: &[&str], analyzed: bool) -> bool {
         return true;
     }
     // Before there are statistics PostgreSQL expects a handful of rows there, and sorts them.
-    let few = !analyzed && ["JobMakeDue", "AttemptList"].contains(&name);
+    let few = !analyzed && ["JobMakeDue", "JobPrune", "AttemptList"].contains(&name);
     // As many rows as the fleet has slots; and those of one status, while they are few.
     let sorts = few || name == "JobRunning" || name == "JobBeyond";
     if let Some(keys) = step.strip_prefix("Sort Key: ") {
