@@ -11,6 +11,7 @@ mod errors;
 mod jobs;
 mod migrate;
 mod own;
+mod reload;
 mod schedule;
 mod secrets;
 mod worker;
