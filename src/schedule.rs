@@ -8,6 +8,9 @@ mod record;
 mod scheduler;
 mod watched;
 
+#[cfg(test)]
+mod model_tests;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
