@@ -9,7 +9,7 @@ mod scheduler;
 mod watched;
 
 #[cfg(test)]
-mod model_tests;
+mod tests;
 
 use std::time::Duration;
 
