@@ -151,7 +151,26 @@ pub fn main_from(
 struct Context {
     handlers: Handlers,
     loaded: Loaded,
+    given: Given,
     out: Output,
+}
+
+/// What stands beside the settings' file, whenever that is read.
+#[derive(Clone)]
+struct Given {
+    file: Option<PathBuf>,
+    database_url: Option<String>,
+    default_schedule: Vec<ScheduleDefault>,
+}
+
+impl Given {
+    /// Puts the flags over the settings.
+    fn over(&self, loaded: &mut Loaded) {
+        if let Some(url) = &self.database_url {
+            url.clone_into(&mut loaded.settings.database.url);
+            "--database-url".clone_into(&mut loaded.database_url_from);
+        }
+    }
 }
 
 fn run(
@@ -167,10 +186,15 @@ fn run(
         Command::Completions { shell } => completions(shell, program, &mut out),
         Command::Schedule(schedule::Command::Check(check)) => check.run(&mut out),
         command => {
-            let loaded = load(&cli.global, default_schedule)?;
+            let given = Given {
+                file: cli.global.config,
+                database_url: cli.global.database_url,
+                default_schedule: default_schedule.to_vec(),
+            };
             let mut context = Context {
                 handlers,
-                loaded,
+                loaded: load(&given)?,
+                given,
                 out,
             };
             let answer = with_settings(command, &mut context);
@@ -197,16 +221,14 @@ fn with_settings(command: Command, context: &mut Context) -> Result<Answer, Fail
 }
 
 /// The settings in effect: flags, environment, file, defaults.
-fn load(global: &Global, default_schedule: &[ScheduleDefault]) -> Result<Loaded, Failure> {
+fn load(given: &Given) -> Result<Loaded, Failure> {
     let environment = process_environment();
-    let mut loaded = Settings::load_with(default_schedule, global.config.as_deref(), environment)?;
+    let mut loaded =
+        Settings::load_with(&given.default_schedule, given.file.as_deref(), environment)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(url) = &global.database_url {
-        url.clone_into(&mut loaded.settings.database.url);
-        "--database-url".clone_into(&mut loaded.database_url_from);
-    }
+    given.over(&mut loaded);
     Ok(loaded)
 }
 

@@ -1,8 +1,15 @@
 //! Cron expressions, their ticks, and the fleet's record of them.
 
 mod cron;
+mod given;
+mod payload;
 mod plan;
+mod record;
 mod scheduler;
+mod watched;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -10,13 +17,18 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use cron::{Cron, CronError};
-pub(crate) use plan::{Policy, plan};
+pub use record::ScheduleState;
+
+pub(crate) use given::Schedules;
+#[cfg(feature = "cli")]
+pub(crate) use payload::name_tick;
+pub(crate) use plan::{Policy, Take, plan};
 pub(crate) use scheduler::Scheduler;
 
-use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, Tx, query};
-use crate::error::Result;
-use crate::queue::{Enqueued, JobId, NewJob, Queue};
+use crate::database::{Sql, Tx, query};
+use crate::error::{Error, Result};
+use crate::queue::{Enqueued, NewJob, Queue};
+use record::Definition;
 
 /// What becomes of ticks that were missed: noticed more than 30 s late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +53,10 @@ pub enum Overlap {
 }
 
 /// A named cron expression that enqueues a job at each of its ticks.
+///
+/// The strings in its job's payload may name the tick: `{tick}` is its instant, as `2026-11-22T05:00:00Z`, and
+/// `{tick:FORMAT}` what clocks of the schedule's timezone then show, in chrono's [format](chrono::format::strftime), as
+/// in `{tick:%Y-%m-%d}`. Keys stay as they are, and so does every other brace. (`{tick:{tick}}` is the text `{tick}`.)
 ///
 /// ```
 /// use larder::schedule::{CatchUp, Cron, ScheduleEntry};
@@ -132,7 +148,55 @@ impl ScheduleEntry {
         &self.job
     }
 
-    /// Everything that it says, as one JSON text: two workers that have the same text have the same schedule.
+    /// Whether it is what the fleet has for its name.
+    #[must_use]
+    pub fn is_that_of(&self, state: &ScheduleState) -> bool {
+        self.described().is_ok_and(|text| text == state.definition)
+    }
+
+    /// Refuses what no tick could enqueue.
+    ///
+    /// # Errors
+    /// Where the name is not 1 to 255 bytes, or the payload's tick has a format that means nothing.
+    ///
+    /// ```
+    /// use larder::schedule::{Cron, ScheduleEntry};
+    /// use larder::queue::NewJob;
+    /// use serde_json::value::RawValue;
+    ///
+    /// let entry = |payload: &str| {
+    ///     let payload = RawValue::from_string(payload.to_owned()).unwrap();
+    ///     let cron = Cron::parse_in("0 6 * * *", "Europe/Berlin").unwrap();
+    ///     ScheduleEntry::new("nightly", cron, NewJob::named("report", &payload))
+    /// };
+    /// assert!(entry(r#"{"day": "{tick:%Y-%m-%d}"}"#).check().is_ok());
+    /// let error = entry(r#"{"day": "{tick:%Y-%Q}"}"#).check().unwrap_err();
+    /// assert!(error.to_string().starts_with("schedule \"nightly\": "));
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        record::check_name(&self.name)?;
+        self.job_of(None, Utc::now()).map(drop)
+    }
+
+    /// The job of a tick, or of a run by hand at this instant.
+    fn job_of(&self, tick: Option<DateTime<Utc>>, instant: DateTime<Utc>) -> Result<NewJob> {
+        let named = |payload: &str| {
+            payload::name_tick(payload, instant, self.cron.timezone())
+                .map_err(|reason| Error::invalid(format!("schedule {:?}: {reason}", self.name)))
+        };
+        let job = self.job.clone().map_payload(named)?;
+        Ok(job.of_schedule(&self.name, tick))
+    }
+
+    fn described(&self) -> Result<String> {
+        serde_json::to_string(&self.definition()).map_err(|error| {
+            Error::invalid(format!(
+                "schedule {:?} does not serialise: {error}",
+                self.name
+            ))
+        })
+    }
+
     fn definition(&self) -> Definition {
         Definition {
             cron: self.cron.expression().to_owned(),
@@ -145,15 +209,15 @@ impl ScheduleEntry {
         }
     }
 
-    /// Enqueues its job now, beside its ticks.
+    /// Enqueues its job now, beside its ticks. A payload that names the tick names this instant.
     ///
     /// # Errors
-    /// Where the database fails.
+    /// As [`ScheduleEntry::check`], and where the database fails.
     pub async fn run_now(&self, queue: &Queue) -> Result<Enqueued> {
         let database = queue.database();
         let mut transaction = database.begin().await?;
         let mut tx = Tx::from(&mut transaction);
-        let job = self.job.clone().of_schedule(&self.name, None);
+        let job = self.job_of(None, database.clock().now().into())?;
         let enqueued = queue.enqueue_new(job).in_tx(tx.reborrow()).await?;
         query!(
             database,
@@ -165,74 +229,5 @@ impl ScheduleEntry {
         )?;
         transaction.commit().await?;
         Ok(enqueued)
-    }
-}
-
-#[derive(PartialEq, Serialize, Deserialize)]
-struct Definition {
-    cron: String,
-    timezone: String,
-    job: String,
-    catch_up: CatchUp,
-    catch_up_window_ms: u64,
-    overlap: Overlap,
-    enabled: bool,
-}
-
-/// What the fleet knows of a schedule.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct ScheduleState {
-    /// Its name.
-    pub name: String,
-    /// Every tick up to this instant is enqueued or passed over.
-    pub until: DateTime<Utc>,
-    /// The last tick that enqueued a job.
-    pub last_tick: Option<DateTime<Utc>>,
-    /// The job that it enqueued last.
-    pub last_job: Option<JobId>,
-    /// Since when it is paused.
-    pub paused_at: Option<DateTime<Utc>>,
-    #[serde(skip)]
-    definition: String,
-}
-
-type StateRow = (
-    String,
-    JsonText,
-    Timestamp,
-    Option<Timestamp>,
-    Option<JobId>,
-    Option<Timestamp>,
-);
-
-impl ScheduleState {
-    fn from_row((name, definition, until, last_tick, last_job, paused_at): StateRow) -> Self {
-        Self {
-            name,
-            until: until.into(),
-            last_tick: last_tick.map(Into::into),
-            last_job,
-            paused_at: paused_at.map(Into::into),
-            definition: definition.0,
-        }
-    }
-
-    /// What the fleet knows of all schedules, by name.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn all(database: &Database) -> Result<Vec<Self>> {
-        let mut connection = database.read().await?;
-        let mut tx = connection.tx();
-        let rows: Vec<StateRow> = query!(database, tx, fetch_all, Sql::ScheduleList)?;
-        Ok(rows.into_iter().map(Self::from_row).collect())
-    }
-
-    async fn get(database: &Database, name: &str) -> Result<Option<Self>> {
-        let mut connection = database.read().await?;
-        let mut tx = connection.tx();
-        let row: Option<StateRow> = query!(database, tx, fetch_optional, Sql::ScheduleGet, name)?;
-        Ok(row.map(Self::from_row))
     }
 }

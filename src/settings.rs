@@ -31,7 +31,7 @@
 //! | `schedule.NAME.catch_up_window` | how old a missed tick may be | `24h` |
 //! | `schedule.NAME.overlap` | `allow`, or `skip` while the last job is queued or running | `allow` |
 //! | `schedule.NAME.enabled` | `false` stops it | `true` |
-//! | `schedule.NAME.payload` | the job's payload, a table | `{}` |
+//! | `schedule.NAME.payload` | the job's payload, a table; its strings may name the [tick](crate::schedule::ScheduleEntry) | `{}` |
 //! | `schedule.NAME.queue`, `.priority`, `.max_attempts` | instead of the job's own | unset |
 //! | `commands.NAME.argv` | a program and its arguments, run in the file's directory with no shell | required |
 //! | `commands.NAME.timeout` | how long it may run | for ever |
@@ -50,6 +50,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -59,18 +60,22 @@ mod bytes;
 mod command;
 mod duration;
 mod environment;
+mod live;
 mod read;
 mod schedule;
 mod schema;
 mod section;
 mod source;
 mod value;
+#[cfg(feature = "cli")]
+mod watch;
 
 pub use crate::database::redact_url;
 pub use bytes::{format_bytes, parse_bytes};
 pub use command::CommandSettings;
 pub use duration::{format_duration, parse_duration, parse_signed_duration};
 pub use environment::process_environment;
+pub use live::LiveSettings;
 pub use schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 pub use section::{
     BackoffSettings, CacheSettings, DatabaseSettings, JobSettings, QueueSettings, RateSettings,
@@ -78,7 +83,9 @@ pub use section::{
 };
 
 use environment::Environment;
-use source::{File, Source};
+use source::{File, Place, Source};
+#[cfg(feature = "cli")]
+pub(crate) use watch::Watch;
 
 /// What [`Settings::load`] found.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +99,37 @@ pub struct Loaded {
     pub database_url_from: String,
     /// Lines to show to the user: `LARDER_*` variables that mean nothing here.
     pub warnings: Vec<String>,
+    origin: Origin,
+}
+
+impl Loaded {
+    /// Where `[schedule.NAME]` was written, for a message about it: `" in larder.toml:4"`, or nothing where it exists by
+    /// default.
+    #[cfg(feature = "cli")]
+    pub(crate) fn schedule_place(&self, name: &str) -> String {
+        self.origin.0.entry_place("schedule", name)
+    }
+}
+
+/// What the settings were read from. It is shown to nobody: there may be secrets in it.
+#[derive(Clone)]
+#[cfg_attr(
+    not(feature = "cli"),
+    allow(dead_code, reason = "the command watches it")
+)]
+struct Origin(Arc<Source>);
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl PartialEq for Origin {
+    /// Settings are the same wherever they were read.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Settings {
@@ -145,7 +183,15 @@ impl Settings {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded, Error> {
         let environment = Environment::read(env);
-        let file = File::read(file, environment.config.as_ref())?;
+        let file = File::read(Place::new(file, environment.config.as_ref()))?;
+        Self::from_file(defaults, file, environment)
+    }
+
+    fn from_file(
+        defaults: &[ScheduleDefault],
+        file: File,
+        environment: Environment,
+    ) -> Result<Loaded, Error> {
         let path = file.path.clone();
         let names: BTreeSet<&str> = defaults.iter().map(|default| default.name).collect();
         let source = Source::new(file, environment.settings, &names)?;
@@ -166,6 +212,7 @@ impl Settings {
             file: path,
             database_url_from,
             warnings: environment.warnings,
+            origin: Origin(Arc::new(source)),
         })
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use apalis_core::task::extensions::Extensions;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
 
 pub use apalis_core::task::data::Data;
@@ -27,7 +27,7 @@ use crate::cache::Cache;
 use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::queue::{Backoff, Job, Queue, QueueLimits};
-use crate::schedule::ScheduleEntry;
+use crate::schedule::{ScheduleEntry, Schedules};
 use running::Running;
 use thread::OwnThread;
 
@@ -127,7 +127,7 @@ pub struct Worker {
     options: WorkerOptions,
     handlers: Handlers,
     data: Extensions,
-    schedules: Vec<ScheduleEntry>,
+    schedules: Schedules,
     on_ready: Box<dyn FnOnce() + Send>,
 }
 
@@ -166,7 +166,7 @@ impl Worker {
             options: WorkerOptions::default(),
             handlers: Handlers::default(),
             data: Extensions::new(),
-            schedules: Vec::new(),
+            schedules: Schedules::default(),
             on_ready: Box::new(|| ()),
         }
     }
@@ -216,7 +216,35 @@ impl Worker {
     /// Enqueues the job of `entry` at each of its ticks, once over all workers of the database.
     #[must_use]
     pub fn schedule(mut self, entry: ScheduleEntry) -> Self {
-        self.schedules.push(entry);
+        self.schedules.fixed.push(entry);
+        self
+    }
+
+    /// Besides the entries of [`Worker::schedule`], has those that `changing` holds, and within a second those that it is
+    /// given later. An entry that is no longer among them is gone, unless another worker has it: if it comes back, it
+    /// starts from that instant, as one that is seen for the first time. What is not valid changes nothing, and is told
+    /// in the log.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use larder::queue::NewJob;
+    /// use larder::schedule::{Cron, ScheduleEntry};
+    /// use serde_json::value::RawValue;
+    /// use tokio::sync::watch;
+    ///
+    /// let payload = RawValue::from_string("{}".to_owned()).unwrap();
+    /// let entry = |cron| ScheduleEntry::new("report", Cron::parse_in(cron, "UTC").unwrap(), NewJob::named("report", &payload));
+    /// let (schedule, changing) = watch::channel(vec![entry("@daily")]);
+    /// let worker = larder::Worker::connect("sqlite::memory:").await?.schedules(changing);
+    /// // And while it works:
+    /// schedule.send_replace(vec![entry("@hourly")]);
+    /// assert_eq!(schedule.receiver_count(), 1);
+    /// # drop(worker);
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn schedules(mut self, changing: watch::Receiver<Vec<ScheduleEntry>>) -> Self {
+        self.schedules.changing = Some(changing);
         self
     }
 

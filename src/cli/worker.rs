@@ -1,5 +1,7 @@
 //! `larder worker`: the daemon.
 
+mod reload;
+
 use std::io::Write;
 use std::time::Duration;
 
@@ -7,12 +9,13 @@ use tokio::sync::oneshot;
 
 use super::args::{duration, name};
 use super::failure::{Answer, Failure};
-use super::{Context, database, schedule, supervise};
+use super::{Context, database, supervise};
 use crate::cache::Cache;
 use crate::database::{Database, SchemaPolicy};
 use crate::queue::{Backoff, Queue};
-use crate::settings::{Loaded, Settings, redact_url};
-use crate::worker::{Ended, Handlers, Worker, WorkerOptions};
+use crate::settings::{Settings, redact_url};
+use crate::worker::{Ended, Worker, WorkerOptions};
+use reload::Reload;
 
 /// A second signal this soon is the first one's echo.
 const ECHO: Duration = Duration::from_millis(20);
@@ -42,16 +45,22 @@ impl Args {
             .enable_all()
             .build()
             .map_err(|error| Failure::error(format!("cannot start the worker: {error}")))?;
-        let ended = runtime.block_on(self.serve(&context.loaded, context.handlers.clone()));
+        let ended = runtime.block_on(self.serve(context));
         // A handler that was given up may block its thread for ever.
         runtime.shutdown_background();
         Ok((ended? == Ended::Drained).into())
     }
 
-    async fn serve(self, loaded: &Loaded, handlers: Handlers) -> Result<Ended, Failure> {
+    async fn serve(self, context: &Context) -> Result<Ended, Failure> {
+        let Context {
+            handlers,
+            loaded,
+            given,
+            ..
+        } = context;
         let (mut first, second) = signals()?;
         let settings = &loaded.settings;
-        let entries = schedule::entries(settings, &handlers)?;
+        let reload = Reload::new(loaded, given, handlers)?;
         let options = self.options(settings);
         let url = redact_url(&settings.database.url);
         let queues = match &options.queues {
@@ -76,17 +85,21 @@ impl Args {
             env!("CARGO_PKG_VERSION"),
             format!("{:?}", database.engine()).to_lowercase(),
         );
-        let mut worker = worker(settings, &database, options)
-            .register_all(handlers)
+        let once = options.once;
+        let worker = worker(settings, &database, options)
+            .register_all(handlers.clone())
+            .schedules(reload.schedule())
+            .data(reload.settings())
             // For whoever waits for it, a line of its own that no log filter takes away.
             .on_ready(move || {
                 let _ = writeln!(std::io::stderr(), "{ready}");
             });
-        for entry in entries {
-            worker = worker.schedule(entry);
-        }
+        let reload = (!once).then(|| tokio::spawn(reload.run()));
         let (first, second) = (came(first), came(second));
         let ended = worker.run_until_forced(first, second).await;
+        if let Some(reload) = reload {
+            reload.abort();
+        }
         database::close(&database).await;
         Ok(ended?)
     }

@@ -203,6 +203,15 @@ impl NewJob {
         self
     }
 
+    /// With another payload, made of this one. What does not serialise stays as it is, and is told when it is enqueued.
+    #[cfg(feature = "worker")]
+    pub(crate) fn map_payload(mut self, map: impl FnOnce(&str) -> Result<String>) -> Result<Self> {
+        if let Ok(payload) = &mut self.payload {
+            *payload = map(payload)?;
+        }
+        Ok(self)
+    }
+
     /// Everything that it says, in one text that is the same for the same job.
     #[cfg(feature = "worker")]
     pub(crate) fn describe(&self) -> String {

@@ -27,7 +27,7 @@ pub(super) struct Variable {
 }
 
 /// What the environment says; an empty variable counts as unset.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Environment {
     pub config: Option<Variable>,
     /// `LARDER_DATABASE_URL`, or else `DATABASE_URL`.

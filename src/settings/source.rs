@@ -15,6 +15,65 @@ use crate::Error;
 
 const DEFAULT_FILE: &str = "larder.toml";
 
+/// Where the settings' file is, or may come to be.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub path: PathBuf,
+    why: &'static str,
+    /// Whether it may be absent.
+    pub optional: bool,
+}
+
+impl Place {
+    /// The file that was asked for, or `LARDER_CONFIG`, or `./larder.toml` if it is there.
+    pub(super) fn new(asked: Option<&Path>, variable: Option<&Variable>) -> Self {
+        let (path, why) = match (asked, variable) {
+            (Some(path), _) => (path.to_owned(), ""),
+            (None, Some(variable)) => (
+                PathBuf::from(&variable.value),
+                ", which LARDER_CONFIG names",
+            ),
+            (None, None) => (PathBuf::from(DEFAULT_FILE), ""),
+        };
+        Self {
+            path,
+            why,
+            optional: asked.is_none() && variable.is_none(),
+        }
+    }
+
+    pub(super) fn content(&self) -> Content {
+        match fs::read(&self.path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => Content::Text(text),
+                Err(error) => Content::Unreadable(error.utf8_error().to_string()),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Content::Absent(error.to_string()),
+            Err(error) => Content::Unreadable(error.to_string()),
+        }
+    }
+}
+
+/// What is in the settings' file, or why nothing is.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Text(String),
+    Absent(String),
+    Unreadable(String),
+}
+
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(one), Self::Text(other))
+            | (Self::Unreadable(one), Self::Unreadable(other)) => one == other,
+            // There are many ways to say so.
+            (Self::Absent(_), Self::Absent(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 /// `larder.toml`, with every name in it known to be right.
 #[derive(Default)]
 pub(super) struct File {
@@ -24,29 +83,33 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Reads the file that was asked for, or `LARDER_CONFIG`, or `./larder.toml` if it is there.
-    pub(super) fn read(asked: Option<&Path>, variable: Option<&Variable>) -> Result<Self, Error> {
-        let (path, why) = match (asked, variable) {
-            (Some(path), _) => (path.to_owned(), ""),
-            (None, Some(variable)) => (
-                PathBuf::from(&variable.value),
-                ", which LARDER_CONFIG names",
-            ),
-            (None, None) => match fs::metadata(DEFAULT_FILE) {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-                _ => (PathBuf::from(DEFAULT_FILE), ""),
-            },
+    /// Reads the file at `place`.
+    pub(super) fn read(place: Place) -> Result<Self, Error> {
+        let content = place.content();
+        Self::of(place, content)
+    }
+
+    /// The file at `place`, of which this is the content.
+    pub(super) fn of(place: Place, content: Content) -> Result<Self, Error> {
+        let cannot = |reason: &str| {
+            let (path, why) = (place.path.display(), place.why);
+            Error::invalid(one_line(&format!("cannot read {path}{why}: {reason}")))
         };
-        let cannot = |reason: String| {
-            Error::invalid(one_line(&format!(
-                "cannot read {}{why}: {reason}",
-                path.display()
-            )))
-        };
-        let bytes = fs::read(&path).map_err(|error| cannot(error.to_string()))?;
-        let text =
-            String::from_utf8(bytes).map_err(|error| cannot(error.utf8_error().to_string()))?;
-        Self::parse(path, text)
+        match content {
+            Content::Text(text) => Self::parse(place.path, text),
+            Content::Unreadable(reason) => Err(cannot(&reason)),
+            Content::Absent(_) if place.optional => Ok(Self::default()),
+            Content::Absent(reason) => Err(cannot(&reason)),
+        }
+    }
+
+    /// What was read.
+    #[cfg(feature = "cli")]
+    pub(super) fn content(&self) -> Content {
+        match self.path {
+            Some(_) => Content::Text(self.text.clone()),
+            None => Content::Absent(String::new()),
+        }
     }
 
     fn parse(path: PathBuf, text: String) -> Result<Self, Error> {

@@ -13,6 +13,7 @@ mod jobs;
 mod migrate;
 mod own;
 mod queues;
+mod reload;
 mod schedule;
 mod secrets;
 mod worker;

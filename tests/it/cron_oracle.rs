@@ -73,7 +73,7 @@ fn ticks_are_those_of_the_oracle() {
         }
         rows += 1;
     }
-    assert!(rows > 7000, "{rows} rows");
+    assert!(rows > 14_000, "{rows} rows");
     let shown = &wrong[..wrong.len().min(10)];
     assert!(
         wrong.is_empty(),

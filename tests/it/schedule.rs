@@ -8,6 +8,7 @@ use larder::schedule::{CatchUp, Cron, Overlap, ScheduleEntry, ScheduleState};
 use larder::worker::WorkerOptions;
 use larder::{JobContext, JobError, Queue, Worker};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::support::{TestDatabase, both_engines, noon};
 use crate::work::{Other, Probe, count, eventually, job, lively, once, probe, run, start};
@@ -218,14 +219,212 @@ both_engines! {
         assert_eq!(payloads, [r#"{"value":1}"#, r#"{"value":2}"#, r#"{"value":2}"#]);
     }
 
-    async fn a_paused_schedule_enqueues_nothing(db) {
+    async fn a_paused_schedule_enqueues_nothing_and_starts_from_now_when_it_is_resumed(db) {
+        let database = db.open().await;
         let every = entry("* * * * *").catch_up(CatchUp::All);
         look(db, &every).await;
-        db.execute("UPDATE {}job_schedule SET paused_at = until").await;
+        db.advance(60);
+        assert!(ScheduleState::pause(&database, "every").await.unwrap());
+        assert!(!ScheduleState::pause(&database, "every").await.unwrap());
+        assert_eq!(state(db).await.paused_at, Some(noon() + TimeDelta::minutes(1)));
+        for _ in 0..3 {
+            look(db, &every).await;
+            db.advance(60);
+        }
+        assert!(jobs(db).await.is_empty());
+        assert!(ScheduleState::resume(&database, "every").await.unwrap());
+        assert!(!ScheduleState::resume(&database, "every").await.unwrap());
+        assert!(!ScheduleState::resume(&database, "nobody").await.unwrap());
+        look(db, &every).await;
+        assert!(jobs(db).await.is_empty());
+        db.advance(60);
+        look(db, &every).await;
+        assert_eq!(ticks(db).await, ["12:05"]);
+    }
+
+    async fn a_pause_holds_at_once_and_over_the_fleet(db) {
+        let database = db.open().await;
+        let queue = Queue::new(database.clone());
+        // Its ticks show that the fleet has looked at the one before it.
+        let later = ScheduleEntry::new("later", Cron::parse_in("* * * * *", "UTC").unwrap(), NewJob::new(&probe(2)));
+        let every = entry("* * * * *").catch_up(CatchUp::All);
+        let both = async || worker(db, lively(), &every).await.schedule(later.clone());
+        let fleet = [start(both().await), start(both().await)];
+        eventually("they are loaded", async || ScheduleState::all(&database).await.unwrap().len() == 2).await;
+        let next = async |minute| {
+            db.advance(60);
+            eventually("the fleet looks", async || {
+                let jobs = queue.list(&JobFilter::default()).await.unwrap();
+                jobs.iter().any(|job| job.schedule.as_deref() == Some("later") && job.tick == Some(noon() + TimeDelta::minutes(minute)))
+            }).await;
+        };
+        // What was looked at before the clock moved is looked at again.
+        let ticked = async |minute: &str| {
+            eventually("it ticks", async || ticks(db).await.iter().filter(|tick| *tick == minute).count() == 2).await;
+        };
+        next(1).await;
+        ticked("12:01").await;
+        ScheduleState::pause(&database, "every").await.unwrap();
+        next(2).await;
+        next(3).await;
+        ScheduleState::resume(&database, "every").await.unwrap();
+        next(4).await;
+        ticked("12:04").await;
+        for worker in fleet {
+            worker.end().await;
+        }
+        let every: Vec<_> = jobs(db).await.into_iter().filter(|job| job.schedule.as_deref() == Some("every")).collect();
+        let minutes: Vec<_> = every.iter().map(|job| (job.tick.unwrap() - noon()).num_minutes()).collect();
+        assert_eq!(minutes, [1, 4]);
+    }
+
+    async fn a_pause_that_comes_before_the_entry_is_kept(db) {
+        let database = db.open().await;
+        assert!(ScheduleState::pause(&database, "every").await.unwrap());
+        assert!(!state(db).await.is_loaded());
+        let every = entry("* * * * *").catch_up(CatchUp::All);
+        db.advance(90);
+        look(db, &every).await;
         db.advance(60);
         look(db, &every).await;
         assert!(jobs(db).await.is_empty());
-        assert!(state(db).await.paused_at.is_some());
+        assert!(state(db).await.is_loaded() && state(db).await.paused_at.is_some());
+        ScheduleState::resume(&database, "every").await.unwrap();
+        db.advance(60);
+        look(db, &every).await;
+        assert_eq!(ticks(db).await, ["12:03"]);
+        assert!(ScheduleState::pause(&database, "").await.unwrap_err().is_invalid());
+    }
+
+    async fn starting_from_now_by_a_clock_that_is_behind_repeats_no_tick(db) {
+        let database = db.open().await;
+        let every = entry("* * * * *").catch_up(CatchUp::All);
+        look(db, &every).await;
+        db.advance(120);
+        look(db, &every).await;
+        assert_eq!(ticks(db).await, ["12:01", "12:02"]);
+        ScheduleState::pause(&database, "every").await.unwrap();
+        db.advance(-90);
+        ScheduleState::resume(&database, "every").await.unwrap();
+        db.advance(100);
+        look(db, &every).await;
+        assert_eq!(ticks(db).await, ["12:01", "12:02"]);
+        db.advance(-100);
+        let edited = entry("*/1 * * * *").catch_up(CatchUp::All);
+        look(db, &edited).await;
+        db.advance(100);
+        look(db, &edited).await;
+        assert_eq!(ticks(db).await, ["12:01", "12:02"]);
+    }
+
+    async fn a_record_far_ahead_of_the_clock_is_started_from_now_by_a_pause_and_resume(db) {
+        let database = db.open().await;
+        let every = entry("* * * * *");
+        look(db, &every).await;
+        let year = 365 * 86_400;
+        db.advance(year);
+        look(db, &every).await;
+        db.advance(-year);
+        let before = jobs(db).await.len();
+        ScheduleState::pause(&database, "every").await.unwrap();
+        ScheduleState::resume(&database, "every").await.unwrap();
+        db.advance(60);
+        look(db, &every).await;
+        assert_eq!(jobs(db).await.len(), before + 1);
+        assert_eq!(state(db).await.until, noon() + TimeDelta::minutes(1));
+    }
+
+    async fn entries_come_and_change_and_go_while_a_worker_works(db) {
+        let database = db.open().await;
+        let of = |name: &str, cron: &str| {
+            let cron = Cron::parse_in(cron, "UTC").unwrap();
+            ScheduleEntry::new(name, cron, NewJob::new(&probe(name))).catch_up(CatchUp::All)
+        };
+        let (schedule, changing) = watch::channel(vec![of("stays", "* * * * *"), of("goes", "* * * * *")]);
+        let working = Worker::new(database.clone())
+            .options(lively())
+            .register(|_: Other| async { Ok::<_, JobError>(()) })
+            .schedule(of("fixed", "0 0 1 1 *"))
+            .schedules(changing);
+        let working = start(working);
+        let names = async || -> Vec<String> { ScheduleState::all(&database).await.unwrap().into_iter().map(|state| state.name).collect() };
+        let has = async |name: &str, minute: i64| {
+            let tick = noon() + TimeDelta::minutes(minute);
+            eventually(&format!("{name} has its job of minute {minute}"), async || {
+                jobs(db).await.iter().any(|job| job.schedule.as_deref() == Some(name) && job.tick == Some(tick))
+            }).await;
+        };
+        eventually("they are loaded", async || names().await == ["fixed", "goes", "stays"]).await;
+        db.advance(60);
+        has("goes", 1).await;
+        has("stays", 1).await;
+        // One is gone, one is new, one is disabled: the new one starts from now.
+        schedule.send_replace(vec![of("stays", "* * * * *"), of("new", "*/2 * * * *"), of("off", "* * * * *").enabled(false)]);
+        eventually("they are loaded", async || names().await == ["fixed", "goes", "new", "off", "stays"]).await;
+        db.advance(60);
+        has("new", 2).await;
+        has("stays", 2).await;
+        // It comes back, and starts from now; another has a new expression.
+        schedule.send_replace(vec![of("goes", "* * * * *"), of("new", "*/3 * * * *")]);
+        let loaded = async |name: &str| ScheduleState::all(&database).await.unwrap().into_iter().find(|state| state.name == name).unwrap();
+        eventually("it is loaded", async || loaded("new").await.expression().unwrap().0 == "*/3 * * * *").await;
+        db.advance(60);
+        has("goes", 3).await;
+        has("new", 3).await;
+        // What is not valid changes nothing.
+        let bad = NewJob::named("probe", &crate::support::raw(r#"{"value": "{tick:%Q}"}"#));
+        schedule.send_replace(vec![ScheduleEntry::new("bad", Cron::parse_in("* * * * *", "UTC").unwrap(), bad)]);
+        db.advance(60);
+        has("goes", 4).await;
+        schedule.send_replace(vec![of("new", "* * * * *")]);
+        eventually("it is loaded", async || loaded("new").await.expression().unwrap().0 == "* * * * *").await;
+        db.advance(60);
+        has("new", 5).await;
+        working.end().await;
+        let mut minutes: Vec<_> = jobs(db).await.iter().map(|job| {
+            (job.schedule.clone().unwrap(), (job.tick.unwrap() - noon()).num_minutes())
+        }).collect();
+        minutes.sort();
+        let expected = [("goes", 1), ("goes", 3), ("goes", 4), ("new", 2), ("new", 3), ("new", 5), ("stays", 1), ("stays", 2)];
+        assert_eq!(minutes, expected.map(|(name, minute)| (name.to_owned(), minute)));
+    }
+
+    async fn the_payload_names_its_tick(db) {
+        let payload = crate::support::raw(r#"{"value": {"{tick}": ["{tick}", "{tick:%F %H:%M %Z}", 1.50]}}"#);
+        let cron = Cron::parse_in("30 13 * * *", "Europe/Berlin").unwrap();
+        let daily = ScheduleEntry::new("every", cron, NewJob::named("probe", &payload))
+            .catch_up(CatchUp::All)
+            .catch_up_window(Duration::from_secs(10 * 86_400));
+        look(db, &daily).await;
+        db.advance(2 * 86_400);
+        look(db, &daily).await;
+        let queue = Queue::new(db.open().await);
+        db.advance_millis(250);
+        daily.run_now(&queue).await.unwrap();
+        let payloads: Vec<_> = jobs(db).await.iter().map(|job| job.payload.get().to_owned()).collect();
+        assert_eq!(payloads, [
+            r#"{"value": {"{tick}": ["2026-11-22T12:30:00Z", "2026-11-22 13:30 CET", 1.50]}}"#,
+            r#"{"value": {"{tick}": ["2026-11-23T12:30:00Z", "2026-11-23 13:30 CET", 1.50]}}"#,
+            r#"{"value": {"{tick}": ["2026-11-24T12:00:00Z", "2026-11-24 13:00 CET", 1.50]}}"#,
+        ]);
+    }
+
+    async fn a_payload_with_a_bad_format_is_refused_at_the_start(db) {
+        let payload = crate::support::raw(r#"{"value": "{tick:%Q}"}"#);
+        let bad = ScheduleEntry::new("bad", Cron::parse_in("@daily", "UTC").unwrap(), NewJob::named("probe", &payload));
+        let error = worker(db, once(), &bad).await.run_until(std::future::pending()).await.unwrap_err();
+        assert!(error.is_invalid() && error.to_string().starts_with("schedule \"bad\": {tick:%Q}"), "{error}");
+        assert!(ScheduleState::all(&db.open().await).await.unwrap().is_empty());
+    }
+
+    async fn a_long_backlog_is_caught_up_in_many_transactions(db) {
+        let every = entry("* * * * * *").catch_up(CatchUp::All);
+        look(db, &every).await;
+        db.advance(2_500);
+        let fleet = (0..3).map(|_| look(db, &every));
+        futures::future::join_all(fleet).await;
+        let ticks: std::collections::BTreeSet<_> = jobs(db).await.into_iter().map(|job| job.tick).collect();
+        assert_eq!((ticks.len(), jobs(db).await.len()), (2_500, 2_500));
     }
 
     async fn a_clock_that_goes_back_makes_no_tick_twice(db) {

@@ -31,6 +31,8 @@ pub(super) fn sources(folder: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     walk(&root.join(folder), &mut files);
+    // Tests of the module that they stand beside.
+    files.retain(|file| !file.ends_with("tests.rs"));
     files.sort();
     files
         .into_iter()

@@ -1,0 +1,169 @@
+//! What a worker does when `larder.toml` changes under it.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::cli::Given;
+use crate::cli::schedule;
+use crate::error::Result;
+use crate::schedule::ScheduleEntry;
+use crate::settings::{LiveSettings, Loaded, Settings, Watch, process_environment};
+use crate::worker::Handlers;
+
+/// A change is taken when it is seen for the second time, within about a second.
+const LOOK: Duration = Duration::from_millis(500);
+/// The sections whose changes take effect in a worker at work.
+const LIVE: &[&str] = &["schedule"];
+
+pub(super) struct Reload {
+    watch: Watch,
+    given: Given,
+    handlers: Handlers,
+    /// The settings at the start: what of them has changed waits for a restart.
+    started: Settings,
+    settings: LiveSettings,
+    schedule: watch::Sender<Vec<ScheduleEntry>>,
+    fault: Option<String>,
+    told: Vec<String>,
+}
+
+impl Reload {
+    /// The settings and the schedule of a worker, and what keeps them like the file.
+    pub(super) fn new(loaded: &Loaded, given: &Given, handlers: &Handlers) -> Result<Self> {
+        let entries = schedule::entries(loaded, handlers)?;
+        let defaults = given.default_schedule.clone();
+        Ok(Self {
+            watch: Watch::new(loaded, given.file.clone(), defaults, process_environment()),
+            given: given.clone(),
+            handlers: handlers.clone(),
+            started: loaded.settings.clone(),
+            settings: LiveSettings::new(loaded.settings.clone()),
+            schedule: watch::Sender::new(entries),
+            fault: None,
+            told: Vec::new(),
+        })
+    }
+
+    pub(super) fn settings(&self) -> LiveSettings {
+        self.settings.clone()
+    }
+
+    pub(super) fn schedule(&self) -> watch::Receiver<Vec<ScheduleEntry>> {
+        self.schedule.subscribe()
+    }
+
+    /// Looks at the file again and again.
+    pub(super) async fn run(mut self) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            // A file may be on another machine, which may be away.
+            let looked = tokio::task::spawn_blocking(move || {
+                let look = self.watch.look();
+                (self, look)
+            });
+            let Ok((reload, look)) = looked.await else {
+                tracing::error!("the settings' file is watched no longer; restart the worker");
+                return;
+            };
+            self = reload;
+            if let Some(look) = look {
+                self.take(look);
+            }
+        }
+    }
+
+    fn take(&mut self, look: Result<Loaded>) {
+        let taken = look.and_then(|mut loaded| {
+            self.given.over(&mut loaded);
+            let entries = schedule::entries(&loaded, &self.handlers)?;
+            Ok((loaded.settings, entries))
+        });
+        let file = self.watch.path();
+        let (settings, entries) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                let error = error.to_string();
+                if self.fault.as_ref() != Some(&error) {
+                    tracing::error!(
+                        error,
+                        "{file} has changed and is no good; all stays as it was"
+                    );
+                    self.fault = Some(error);
+                }
+                return;
+            }
+        };
+        if self.fault.take().is_some() {
+            tracing::info!("{file} is good again");
+        }
+        self.tell_of_restart(&file, &settings);
+        let before = self.settings.current();
+        if *before == settings {
+            return;
+        }
+        if before.schedule != settings.schedule {
+            self.schedule.send_replace(entries);
+        }
+        self.settings.replace(settings);
+    }
+
+    /// Names what has changed since the start and waits for a restart, each time that this is something else.
+    fn tell_of_restart(&mut self, file: &str, settings: &Settings) {
+        let waiting = differences(&self.started, settings);
+        if waiting != self.told && !waiting.is_empty() {
+            let settings = waiting.join(", ");
+            tracing::warn!(
+                settings,
+                "{file} has changed; restart the worker for these to take effect"
+            );
+        }
+        self.told = waiting;
+    }
+}
+
+/// The names of the settings that differ, but for those that take effect at once.
+fn differences(one: &Settings, other: &Settings) -> Vec<String> {
+    let flat = |settings: &Settings| {
+        let mut leaves = std::collections::BTreeMap::new();
+        if let Ok(serde_json::Value::Object(sections)) = serde_json::to_value(settings) {
+            for (name, section) in sections {
+                if !LIVE.contains(&name.as_str()) {
+                    flatten(&name, section, &mut leaves);
+                }
+            }
+        }
+        // Its password is not shown, and may be what has changed.
+        let url = settings.database.url.clone().into();
+        leaves.insert("database.url".to_owned(), url);
+        leaves
+    };
+    let (one, other) = (flat(one), flat(other));
+    let mut names: Vec<String> = one
+        .iter()
+        .filter(|(name, value)| other.get(*name) != Some(value))
+        .chain(other.iter().filter(|(name, _)| !one.contains_key(*name)))
+        .map(|(name, _)| name.clone())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn flatten(
+    name: &str,
+    value: serde_json::Value,
+    leaves: &mut std::collections::BTreeMap<String, serde_json::Value>,
+) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (key, value) in members {
+                flatten(&format!("{name}.{key}"), value, leaves);
+            }
+        }
+        value => {
+            leaves.insert(name.to_owned(), value);
+        }
+    }
+}
