@@ -97,7 +97,7 @@ impl Presence {
             "its worker fell silent for {} s and is taken for dead",
             self.rescue_after.as_secs()
         );
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         let lost: Vec<Attempt> = query!(
             self.database,

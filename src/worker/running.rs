@@ -15,6 +15,7 @@ use super::{Ended, Worker, dispatch, listen};
 use crate::database::{Database, Engine};
 use crate::error::{Error, Result};
 use crate::queue::JobId;
+use crate::queue::QueueTable;
 use crate::queue::backend::JobBackend;
 use crate::queue::control::Control;
 use crate::queue::fetch::{FetchOptions, Fetcher};
@@ -61,6 +62,7 @@ impl Running {
             handlers,
             data,
             schedules,
+            queues,
             on_ready,
         } = worker;
         // Handlers may use up every connection of theirs, and the worker must not fall silent for it. On SQLite only
@@ -162,6 +164,13 @@ impl Running {
             Engine::Sqlite => Duration::from_millis(50),
             Engine::Postgres => Duration::from_secs(1),
         });
+        let table = queues.unwrap_or_else(|| {
+            let table = QueueTable {
+                concurrency: options.queue_concurrency,
+                limits: options.queue_limits,
+            };
+            watch::channel(table).1
+        });
         let fetcher = Fetcher {
             database: database.clone(),
             worker: id,
@@ -169,8 +178,7 @@ impl Running {
                 names,
                 queues: options.queues,
                 concurrency: options.concurrency,
-                queue_concurrency: options.queue_concurrency,
-                limits: watch::channel(options.queue_limits).1,
+                table,
                 poll_interval,
                 audit_interval: options.rescue_after,
                 once: options.once,
