@@ -253,7 +253,6 @@ impl Database {
 
     /// The same database with connections of its own, for those who must not wait until others give theirs back.
     /// SQLite has one writer whatever the number of connections, and shares them.
-    #[cfg(feature = "worker")]
     pub(crate) fn apart(&self, connections: u32) -> Self {
         let Pool::Postgres(pool) = &self.inner.pool else {
             return self.clone();
@@ -299,6 +298,50 @@ impl Database {
             Pool::Sqlite { write, .. } => Connection::Sqlite(write.acquire().await?),
             Pool::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
         })
+    }
+
+    /// Tells this database apart from others of the process.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
+    /// Whether another transaction may write while one is open.
+    pub(crate) fn has_many_writers(&self) -> bool {
+        self.engine() == Engine::Postgres
+    }
+
+    /// Makes [`Database::is_free`] say no of `scope` until the transaction ends.
+    pub(crate) async fn hold(&self, tx: &mut Tx<'_>, scope: &str) -> Result<()> {
+        if self.has_many_writers() {
+            query!(self, tx, execute, Sql::ScopeHold, self.scope(scope))?;
+        }
+        Ok(())
+    }
+
+    /// Whether no open transaction holds any of `scopes`. Two who ask together may both be told no.
+    pub(crate) async fn is_free(&self, scopes: impl IntoIterator<Item = &str>) -> Result<bool> {
+        if !self.has_many_writers() {
+            return Ok(true);
+        }
+        let scopes: Vec<_> = scopes
+            .into_iter()
+            .map(|scope| format!("[{}]", self.scope(scope)))
+            .collect();
+        let rows = JsonText(format!("[{}]", scopes.join(",")));
+        let mut connection = self.read().await?;
+        let mut tx = connection.tx();
+        let (busy,): (i64,) = query!(self, tx, fetch_one, Sql::ScopeBusy, &rows)?;
+        Ok(busy == 0)
+    }
+
+    /// The number that stands for a scope over all processes: FNV-1a of its text and the schema's.
+    fn scope(&self, scope: &str) -> i64 {
+        let bytes = self.inner.schema.bytes().chain([0]).chain(scope.bytes());
+        bytes
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+            .cast_signed()
     }
 
     /// The caller's connection, checked to be of this database's engine.
@@ -365,12 +408,21 @@ impl Database {
     /// such thing.
     #[cfg(feature = "worker")]
     pub(crate) async fn listen(&self) -> Result<Option<Wakeups>> {
+        self.listen_to("larder_job").await
+    }
+
+    /// Every item that another process is done with computing. `None` on SQLite.
+    pub(crate) async fn listen_to_items(&self) -> Result<Option<Wakeups>> {
+        self.listen_to("larder_cache").await
+    }
+
+    async fn listen_to(&self, channel: &str) -> Result<Option<Wakeups>> {
         let Pool::Postgres(pool) = &self.inner.pool else {
             return Ok(None);
         };
         let mut listener = sqlx::postgres::PgListener::connect_with(pool).await?;
         listener.ignore_pool_close_event(true);
-        listener.listen("larder_job").await?;
+        listener.listen(channel).await?;
         Ok(Some(Wakeups {
             listener,
             prefix: format!("{}/", self.inner.schema),
@@ -378,21 +430,27 @@ impl Database {
     }
 }
 
-/// A connection that hears what other processes enqueue.
-#[cfg(feature = "worker")]
+/// A connection that hears what other processes enqueue, or are done with computing.
 pub(crate) struct Wakeups {
     listener: sqlx::postgres::PgListener,
     prefix: String,
 }
 
-#[cfg(feature = "worker")]
 impl Wakeups {
     /// Returns when somebody has enqueued a job, or the connection was lost and made anew.
+    #[cfg(feature = "worker")]
     pub(crate) async fn next(&mut self) -> Result<()> {
+        self.next_name().await.map(drop)
+    }
+
+    /// What the next wake-up names, or `None` where the connection was lost and made anew.
+    pub(crate) async fn next_name(&mut self) -> Result<Option<String>> {
         loop {
-            match self.listener.try_recv().await? {
-                Some(notification) if !notification.payload().starts_with(&self.prefix) => {}
-                _ => return Ok(()),
+            let Some(notification) = self.listener.try_recv().await? else {
+                return Ok(None);
+            };
+            if let Some(name) = notification.payload().strip_prefix(&self.prefix) {
+                return Ok(Some(name.to_owned()));
             }
         }
     }

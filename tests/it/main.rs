@@ -8,13 +8,18 @@ mod cache;
 mod cached;
 mod connections;
 mod counters;
+mod dependencies;
 mod expiration;
+mod generations;
 mod house;
 mod keys;
+mod memoize;
+mod memoize_stale;
 mod migrations;
 mod namespaces;
 mod processes;
 mod purge;
+mod tags;
 mod transactions;
 mod values;
 
