@@ -14,6 +14,7 @@ mod generations;
 mod house;
 mod keys;
 mod memoize;
+mod memoize_model;
 mod memoize_stale;
 mod migrations;
 mod namespaces;
