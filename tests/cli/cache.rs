@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use larder::{Cache, Expiration};
 
-use crate::support::{Home, both_engines, text};
+use crate::support::{Home, PATIENCE, both_engines, text};
 
 /// The item has this many seconds left, or somewhat less: a machine may be slow.
 fn is_left(home: &Home, key: &str, seconds: u64) {
@@ -126,9 +126,12 @@ both_engines! {
             stale.clone().tags(["b", "a"]).get_or_compute(|| async { 1 }).await.unwrap();
             let failing = stale.tags(["b", "a"]).get_or_try_compute(|| async { Err::<i32, _>("no\nluck") });
             assert_eq!(failing.await.unwrap(), 1);
-            while cache.info("k").await.unwrap().unwrap().last_error.is_none() {
-                tokio::task::yield_now().await;
-            }
+            let failed = async {
+                while cache.info("k").await.unwrap().unwrap().last_error.is_none() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, failed).await.unwrap();
         });
         let info = home.json(&["cache", "get", "k", "--info"]);
         assert_eq!((&info["tags"], &info["last_error"]), (&serde_json::json!(["a", "b"]), &"no\nluck".into()));

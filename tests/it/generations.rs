@@ -29,16 +29,16 @@ impl Computing {
         }
     }
 
-    fn start(&self, cache: &Cache, key: &'static str) -> JoinHandle<String> {
+    fn start(&self, cache: &Cache, value: &'static str) -> JoinHandle<String> {
         let (cache, gate, begin) = (cache.clone(), self.gate.clone(), self.begin.clone());
         tokio::spawn(async move {
             let compute = move || async move {
                 begin.send(()).unwrap();
                 gate.acquire().await.unwrap().forget();
-                "computed".to_owned()
+                value.to_owned()
             };
             cache
-                .memoize(key)
+                .memoize("key")
                 .tags(["tag"])
                 .get_or_compute(compute)
                 .await
@@ -76,7 +76,7 @@ both_engines! {
         for way in ["set", "set_with", "set_many", "add", "set_if", "set_in"] {
             cache.clear_all().await.unwrap();
             let mut computing = Computing::new();
-            let task = computing.start(&cache, "key");
+            let task = computing.start(&cache, "computed");
             computing.began().await;
             match way {
                 "set" => cache.set("key", "written").await.unwrap(),
@@ -101,7 +101,7 @@ both_engines! {
             "delete_in", "delete_many_in", "clear_prefix_in", "clear_all_in", "clear_tag_in", "set, expired, purged"];
         for way in ways {
             let mut computing = Computing::new();
-            let task = computing.start(&cache, "key");
+            let task = computing.start(&cache, "computed");
             computing.began().await;
             let mut transaction = cache.database().begin().await.unwrap();
             match way {
@@ -135,7 +135,7 @@ both_engines! {
         let cache = db.cache().await;
         cache.set_with("key", "old", -1).await.unwrap();
         let mut computing = Computing::new();
-        let task = computing.start(&cache, "key");
+        let task = computing.start(&cache, "computed");
         computing.began().await;
         assert_eq!(cache.clear_expired().await.unwrap(), 0, "it is being computed");
         assert!(!cache.touch("key", 60).await.unwrap());
@@ -150,19 +150,19 @@ both_engines! {
     async fn those_who_wait_for_what_was_invalidated_compute_anew(db) {
         let cache = db.cache().await;
         let mut computing = Computing::new();
-        let first = computing.start(&cache, "key");
+        let first = computing.start(&cache, "too old");
         computing.began().await;
         cache.delete("key").await.unwrap();
         // They came after the invalidation: what was begun before it is not for them.
-        let late = computing.start(&cache, "key");
-        let elsewhere = computing.start(&Cache::new(cache.database().clone()), "key");
+        let late = computing.start(&cache, "new");
+        let elsewhere = computing.start(&Cache::new(cache.database().clone()), "new");
         // The one of another cache may compute at once; the waiter once the first has ended.
         computing.began().await;
         computing.gate.add_permits(3);
-        for task in [first, late, elsewhere] {
-            tokio::time::timeout(LONG, task).await.unwrap().unwrap();
-        }
-        assert_eq!(value(&cache).await.as_deref(), Some("computed"));
+        let ended = async |task| tokio::time::timeout(LONG, task).await.unwrap().unwrap();
+        assert_eq!(ended(first).await, "too old", "it asked before");
+        assert_eq!((ended(late).await, ended(elsewhere).await), ("new".to_owned(), "new".to_owned()));
+        assert_eq!(value(&cache).await.as_deref(), Some("new"));
     }
 
     /// The heart of it: what is computed while a transaction is open sees the domain's rows of before.
@@ -185,7 +185,7 @@ both_engines! {
                 "set_in" => cache.set_in(&mut transaction, "key", "old", -1).await.unwrap(),
                 _ => drop(cache.delete_in(&mut transaction, "key").await.unwrap()),
             }
-            let task = computing.start(&cache, "key");
+            let task = computing.start(&cache, "computed");
             assert!(!computing.begins_soon().await, "{way}");
             transaction.commit().await.unwrap();
             computing.began().await;
@@ -210,7 +210,7 @@ both_engines! {
         cache.clear_tag_in(&mut second, "other").await.unwrap();
         cache.clear_prefix_in(&mut second, "p").await.unwrap();
         second.commit().await.unwrap();
-        let task = computing.start(&cache, "key");
+        let task = computing.start(&cache, "computed");
         computing.began().await;
         assert_eq!(computing.end(task).await, "computed");
         transaction.commit().await.unwrap();
