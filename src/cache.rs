@@ -3,10 +3,18 @@
 mod cached;
 mod clear;
 mod expiration;
+mod flight;
+pub(crate) mod lease;
 mod limits;
+pub(crate) mod links;
+mod memoize;
+mod nested;
 mod purge;
 mod read;
+mod refresh;
 mod rows;
+mod tags;
+mod waits;
 mod write;
 
 use std::collections::HashMap;
@@ -22,7 +30,9 @@ pub use cached::Cached;
 pub use expiration::Expiration;
 use limits::check_prefix;
 pub(crate) use limits::{check_depth, check_text};
+pub use memoize::Memoize;
 pub use purge::Purge;
+pub use tags::Tagged;
 
 use crate::clock::Timestamp;
 use crate::database::Database;
@@ -56,6 +66,9 @@ pub struct Cache {
     database: Database,
     namespace: Arc<str>,
     max_value_bytes: usize,
+    lease: Duration,
+    flights: Arc<flight::Flights>,
+    ears: Arc<waits::Ears>,
 }
 
 /// The time that a live item has left.
@@ -79,6 +92,18 @@ pub struct ItemInfo {
     pub expires_at: Option<DateTime<Utc>>,
     /// Drawn anew at every write of the value: two reads that see the same one saw the same write.
     pub generation: i64,
+    /// When it becomes stale, or became so; a memoized value is refreshed then.
+    pub stale_at: Option<DateTime<Utc>>,
+    /// How long its computation took, where it was memoized.
+    pub cost: Option<Duration>,
+    /// Its tags, in the order of their bytes.
+    pub tags: Vec<String>,
+    /// The keys that it was built from, in the order of their bytes.
+    pub depends_on: Vec<String>,
+    /// The deadline of whoever computes its next value now.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// The error of its last refresh, where that failed.
+    pub last_error: Option<String>,
 }
 
 /// Counts over a cache's namespace.
@@ -104,6 +129,8 @@ pub struct CacheStats {
 impl Cache {
     /// The default of [`Cache::with_max_value_bytes`]: 16 MiB.
     pub const DEFAULT_MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
+    /// The default of [`Cache::with_lease`]: 30 s.
+    pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
     /// The cache in the database at `url`, whose tables are laid if it has none.
     ///
@@ -120,6 +147,9 @@ impl Cache {
             database,
             namespace: "".into(),
             max_value_bytes: Self::DEFAULT_MAX_VALUE_BYTES,
+            lease: Self::DEFAULT_LEASE,
+            flights: Arc::default(),
+            ears: Arc::default(),
         }
     }
 
@@ -127,6 +157,14 @@ impl Cache {
     #[must_use]
     pub fn with_max_value_bytes(mut self, bytes: usize) -> Self {
         self.max_value_bytes = bytes;
+        self
+    }
+
+    /// This cache with another lease: how long whoever computes a value for [`Cache::memoize`] may be silent until
+    /// somebody else computes it. It is renewed while they compute; only one that has died or hangs lets it end.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(3));
         self
     }
 
@@ -250,12 +288,43 @@ impl Cache {
             .await
     }
 
-    /// Deletes the item, and returns whether there was a row, live or not.
+    /// Stores `value` only if the live item is still of `generation`, or only if there is none where that is `None`, and
+    /// returns whether it did. Of many that race, one wins. The generation is in [`Cache::info`] and
+    /// [`Cached::generation`].
+    ///
+    /// # Errors
+    /// As [`Cache::set_with`].
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use larder::{Cache, Expiration};
+    ///
+    /// let cache = Cache::connect("sqlite::memory:").await?;
+    /// assert!(cache.set_if("key", "first", None, Expiration::Never).await?);
+    /// let seen = cache.info("key").await?.unwrap().generation;
+    /// cache.set("key", "somebody else's").await?;
+    /// assert!(!cache.set_if("key", "second", seen, Expiration::Never).await?);
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
+    /// ```
+    pub async fn set_if<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+        generation: impl Into<Option<i64>>,
+        expiration: impl Into<Expiration>,
+    ) -> Result<bool> {
+        let mut connection = self.database.write().await?;
+        self.set_if_in(connection.tx(), key, value, generation, expiration)
+            .await
+    }
+
+    /// Deletes the item, and returns whether there was a row, live or not. What was built from it goes too.
     ///
     /// # Errors
     /// Where the key is not valid or the database fails.
     pub async fn delete(&self, key: &str) -> Result<bool> {
-        self.delete_in(self.database.write().await?.tx(), key).await
+        let mut connection = self.database.write().await?;
+        Ok(self.delete_row(&mut connection.tx(), key).await? == Some(false))
     }
 
     /// Deletes many items in one statement, and returns how many rows there were, live or not.
@@ -267,8 +336,9 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<u64> {
         let keys: Vec<_> = keys.into_iter().collect();
-        self.delete_many_in(self.database.write().await?.tx(), keys)
-            .await
+        let mut connection = self.database.write().await?;
+        let rows = self.delete_rows(&mut connection.tx(), keys).await?;
+        Ok(write::count_items(&rows))
     }
 
     /// Whether there is a live item.

@@ -13,7 +13,6 @@ pub(crate) mod sql;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod statements;
 mod types;
-#[cfg(feature = "worker")]
 mod wakeups;
 
 use std::sync::Arc;
@@ -338,7 +337,6 @@ impl Database {
 
     /// The same database with connections of its own, for those who must not wait until others give theirs back. They
     /// are opened when they are first used. A database in memory has one connection, and shares it.
-    #[cfg(feature = "worker")]
     pub(crate) fn apart(&self, connections: u32) -> Self {
         let pool = match &self.inner.pool {
             Pool::Sqlite {
@@ -398,6 +396,50 @@ impl Database {
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
         }
         .into())
+    }
+
+    /// Tells this database apart from others of the process.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
+    /// Whether another transaction may write while one is open.
+    pub(crate) fn has_many_writers(&self) -> bool {
+        self.engine() == Engine::Postgres
+    }
+
+    /// Makes [`Database::is_free`] say no of `scope` until the transaction ends.
+    pub(crate) async fn hold(&self, tx: &mut Tx<'_>, scope: &str) -> Result<()> {
+        if self.has_many_writers() {
+            query!(self, tx, execute, Sql::ScopeHold, self.scope(scope))?;
+        }
+        Ok(())
+    }
+
+    /// Whether no open transaction holds any of `scopes`. Two who ask together may both be told no.
+    pub(crate) async fn is_free(&self, scopes: impl IntoIterator<Item = &str>) -> Result<bool> {
+        if !self.has_many_writers() {
+            return Ok(true);
+        }
+        let scopes: Vec<_> = scopes
+            .into_iter()
+            .map(|scope| format!("[{}]", self.scope(scope)))
+            .collect();
+        let rows = JsonText(format!("[{}]", scopes.join(",")));
+        let mut connection = self.read().await?;
+        let mut tx = connection.tx();
+        let (busy,): (i64,) = query!(self, tx, fetch_one, Sql::ScopeBusy, &rows)?;
+        Ok(busy == 0)
+    }
+
+    /// The number that stands for a scope over all processes: FNV-1a of its text and the schema's.
+    fn scope(&self, scope: &str) -> i64 {
+        let bytes = self.inner.schema.bytes().chain([0]).chain(scope.bytes());
+        bytes
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+            .cast_signed()
     }
 
     /// The caller's connection, checked to be of this database's engine.
@@ -472,7 +514,6 @@ impl Database {
     }
 }
 
-#[cfg(feature = "worker")]
 fn apart<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, connections: u32) -> sqlx::Pool<DB> {
     let options = pool.options().clone();
     options

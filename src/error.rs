@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// The result of larder's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -21,11 +22,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     kind: Kind,
     message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    Computation,
+    TimedOut,
     Invalid,
     NotACounter,
     Corrupt,
@@ -49,18 +52,32 @@ impl Error {
         source: impl StdError + Send + Sync + 'static,
     ) -> Self {
         Self {
-            source: Some(Box::new(source)),
+            source: Some(Arc::new(source)),
             ..Self::new(Kind::Corrupt, message)
         }
     }
 
-    #[cfg(feature = "worker")]
     pub(crate) fn transient(message: impl Into<String>) -> Self {
         Self::new(Kind::Transient, message)
     }
 
     pub(crate) fn schema_mismatch(message: impl Into<String>) -> Self {
         Self::new(Kind::SchemaMismatch, message)
+    }
+
+    /// The failure of a computation, whose own error everybody who waited for it is given to see.
+    pub(crate) fn computation(
+        message: impl Into<String>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self {
+            source,
+            ..Self::new(Kind::Computation, message)
+        }
+    }
+
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(Kind::TimedOut, message)
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -97,6 +114,20 @@ impl Error {
             .and_then(|source| source.downcast_ref::<sqlx::Error>())
             .and_then(sqlx::Error::as_database_error)
             .is_some_and(|error| error.is_unique_violation())
+    }
+
+    /// Whether the closure that was to compute a value failed: here, in another task, or in another process. Its own
+    /// error is the [`source`](std::error::Error::source) of this one, to be downcast, unless it failed in another
+    /// process, of which the message alone is known.
+    #[must_use]
+    pub fn is_failed_computation(&self) -> bool {
+        self.kind == Kind::Computation
+    }
+
+    /// Whether somebody else computes the value, and was not done within `wait_timeout`.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind == Kind::TimedOut
     }
 
     /// Whether a stored value does not fit the type that was asked for.
@@ -148,7 +179,7 @@ impl From<sqlx::Error> for Error {
             other => format!("the database failed: {other}"),
         };
         Self {
-            source: Some(Box::new(error)),
+            source: Some(Arc::new(error)),
             ..Self::new(kind, message)
         }
     }

@@ -17,6 +17,15 @@
 //! }
 //! assert_eq!(report.value().await?.map(String::as_str), Some("all is well"));
 //!
+//! // Computed once over all tasks, processes and hosts; refreshed in the background once it is stale.
+//! let total = cache
+//!     .memoize("total")
+//!     .fresh_for(Duration::from_secs(300))
+//!     .stale_for(Duration::from_secs(3600))
+//!     .get_or_compute(|| async { 6 * 7 })
+//!     .await?;
+//! assert_eq!(total, 42);
+//!
 //! assert_eq!(cache.increment("visits", 1, Expiration::Never).await?, 1);
 //! assert!(cache.delete("visits").await?);
 //! # Ok::<(), larder::Error>(()) }).unwrap();
@@ -25,7 +34,9 @@
 //! # Concepts
 //!
 //! An *item* is a key, a JSON value and perhaps a deadline; it is *live*, and readable, until that. *Purging* deletes
-//! what has expired. A *job* is a named unit of work with a JSON payload, run at least once; a *queue* is a named line
+//! what has expired. A *memoized* item is *fresh* until it is *stale*, and still served then while one refresh runs; the
+//! *lease* is the right to compute it. Items carry *tags*, and *depend* on the keys that they were built from, by which
+//! they are invalidated together. A *job* is a named unit of work with a JSON payload, run at least once; a *queue* is a named line
 //! of jobs with its own concurrency; an *attempt* is one execution. A *schedule* is a cron expression in a timezone
 //! that enqueues a job at each of its *ticks*, once over all workers of a database.
 //!
@@ -39,7 +50,8 @@
 //!
 //! # The modules, in reading order
 //!
-//! - [`cache`]: [`Cache`], operations on keys; [`Cached`], the handle of one key; [`Expiration`].
+//! - [`cache`]: [`Cache`], operations on keys; [`Cached`], the handle of one key; [`Expiration`];
+//!   [`Memoize`](cache::Memoize), computing a value once; [`Tagged`](cache::Tagged), writing with tags.
 //! - [`queue`]: [`Queue`], which enqueues [`Job`]s, looks at them, retries and cancels them.
 //! - `worker`: `Worker`, which runs them; `Data`, `JobContext` and `JobError`, for handlers.
 //! - `schedule`: cron expressions, their ticks, and the fleet's record of them.

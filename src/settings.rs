@@ -13,6 +13,7 @@
 //! | `database.schema` | PostgreSQL: where the tables are | `public` |
 //! | `database.prepared` | PostgreSQL: prepare statements by name; `false` behind PgBouncer in transaction mode | `true` |
 //! | `cache.max_value_bytes` | longest value; also a plain number of bytes | `16MiB` |
+//! | `cache.lease` | silence after which somebody else computes a memoized value | `30s` |
 //! | `worker.concurrency` | jobs at once, per queue, 1 to 10,000 | `16` |
 //! | `worker.shutdown_timeout` | how long running jobs may go on after a signal | `25s` |
 //! | `worker.heartbeat` | how often a worker says that it lives | `5s` |

@@ -90,6 +90,14 @@ impl<T: DeserializeOwned> Cached<T> {
         Ok(self.read().await?.as_ref().map(|(_, info)| info))
     }
 
+    /// The generation of the value, or `None` where there is no live item, for [`Cached::set_if`].
+    ///
+    /// # Errors
+    /// As [`Cache::get`].
+    pub async fn generation(&mut self) -> Result<Option<i64>> {
+        Ok(self.info().await?.map(|info| info.generation))
+    }
+
     async fn read(&mut self) -> Result<&Snapshot<T>> {
         let snapshot = match self.snapshot.take() {
             Some(snapshot) => snapshot,
@@ -121,6 +129,34 @@ impl<T: Serialize> Cached<T> {
     pub async fn set_with(&mut self, value: &T, expiration: impl Into<Expiration>) -> Result<()> {
         self.reload();
         self.cache.set_with(&self.key, value, expiration).await
+    }
+
+    /// Stores `value` only if the live item is still of `generation`, or only if there is none where that is `None`, and
+    /// returns whether it did; a live item keeps its deadline, a new one gets none.
+    ///
+    /// # Errors
+    /// As [`Cache::set_if`].
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let cache = larder::Cache::connect("sqlite::memory:").await?;
+    /// let mut names = cache.cached::<Vec<String>>("names");
+    /// loop {
+    ///     let seen = names.generation().await?;
+    ///     let mut with_ada = names.value().await?.cloned().unwrap_or_default();
+    ///     with_ada.push("Ada".to_owned());
+    ///     if names.set_if(&with_ada, seen).await? {
+    ///         break; // nobody wrote in between
+    ///     }
+    /// }
+    /// assert_eq!(names.value().await?, Some(&vec!["Ada".to_owned()]));
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
+    /// ```
+    pub async fn set_if(&mut self, value: &T, generation: impl Into<Option<i64>>) -> Result<bool> {
+        self.reload();
+        self.cache
+            .set_if(&self.key, value, generation, Expiration::Keep)
+            .await
     }
 }
 

@@ -9,23 +9,33 @@ use crate::error::Result;
 const CLEAR_BATCH: i64 = 1_000;
 
 impl Cache {
-    /// [`Cache::clear_prefix`] in the caller's transaction, in one statement.
+    /// [`Cache::clear_prefix`] in the caller's transaction, in one statement. Also a computation that begins before the
+    /// transaction commits does not write back.
     ///
     /// # Errors
     /// Where no key can have the prefix, the database fails or the transaction is of the other engine.
     pub async fn clear_prefix_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<u64> {
         check_prefix(prefix)?;
         let mut tx = self.database.own(tx)?;
-        let end = prefix_end(prefix);
-        query!(
+        self.database
+            .hold(&mut tx, &self.scope_of_namespace())
+            .await?;
+        self.delete_range(&mut tx, prefix, &prefix_end(prefix))
+            .await
+    }
+
+    /// Deletes the rows of a range of keys in one statement, and returns how many items they were.
+    async fn delete_range(&self, tx: &mut Tx<'_>, from: &str, end: &str) -> Result<u64> {
+        let rows: Vec<(bool,)> = query!(
             self.database,
             tx,
-            execute,
+            fetch_all,
             Sql::CacheClearRange,
             &*self.namespace,
-            prefix,
-            &end
-        )
+            from,
+            end
+        )?;
+        Ok(rows.iter().filter(|(vacant,)| !vacant).count() as u64)
     }
 
     /// [`Cache::clear_all`] in the caller's transaction, in one statement.
@@ -71,15 +81,7 @@ impl Cache {
                 CLEAR_BATCH
             )?;
             let until = boundary.as_ref().map_or(end, |(key,)| key);
-            deleted += query!(
-                self.database,
-                tx,
-                execute,
-                Sql::CacheClearRange,
-                &*self.namespace,
-                &from,
-                until
-            )?;
+            deleted += self.delete_range(&mut tx, &from, until).await?;
             match boundary {
                 Some((key,)) => from = key,
                 None => return Ok(deleted),

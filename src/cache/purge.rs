@@ -82,12 +82,14 @@ impl<'a> Purge<'a> {
     }
 
     /// Deletes what had expired when it began, and returns how many items that were. An item that is renewed meanwhile
-    /// stays; one that another transaction holds is left for the next purge.
+    /// stays; one that another transaction holds, that somebody computes or that others are built from is left for the
+    /// next purge.
     ///
     /// # Errors
     /// Where the database fails; the batches before stay deleted.
     pub async fn run(mut self) -> Result<u64> {
         let now = self.cache.now();
+        self.delete_vacant(now).await?;
         let (mut deleted, mut batch) = (0, FIRST_BATCH);
         loop {
             let started = Instant::now();
@@ -102,6 +104,20 @@ impl<'a> Purge<'a> {
             batch = fitted(batch, started.elapsed());
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// What computations left that came to nothing; in all namespaces, since nobody can see them.
+    async fn delete_vacant(&self, now: Timestamp) -> Result<()> {
+        let database = self.cache.database();
+        let mut connection = database.write().await?;
+        query!(
+            database,
+            connection.tx(),
+            execute,
+            Sql::CachePurgeVacant,
+            now
+        )
+        .map(drop)
     }
 
     async fn delete_batch(&self, now: Timestamp, batch: i64) -> Result<u64> {

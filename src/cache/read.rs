@@ -1,6 +1,7 @@
 //! The reading operations of [`Cache`], in the caller's transaction.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -154,7 +155,18 @@ impl Cache {
         tx: impl Into<Tx<'c>>,
         key: &str,
     ) -> Result<Option<(String, ItemInfo)>> {
-        type Row = (JsonText, Option<Timestamp>, Timestamp, Timestamp, i64);
+        type Row = (
+            JsonText,
+            Option<Timestamp>,
+            Timestamp,
+            Timestamp,
+            i64,
+            Option<Timestamp>,
+            Option<i64>,
+            Option<Timestamp>,
+            Option<String>,
+            bool,
+        );
         check_key(key)?;
         let mut tx = self.database.own(tx)?;
         let row: Option<Row> = query!(
@@ -166,17 +178,41 @@ impl Cache {
             key,
             self.now()
         )?;
-        Ok(
-            row.map(|(value, expires_at, created_at, updated_at, generation)| {
-                let info = ItemInfo {
-                    created_at: created_at.into(),
-                    updated_at: updated_at.into(),
-                    expires_at: expires_at.map(Into::into),
-                    generation,
-                };
-                (value.0, info)
-            }),
-        )
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let (
+            value,
+            expires_at,
+            created_at,
+            updated_at,
+            generation,
+            stale_at,
+            cost,
+            lease_until,
+            last_error,
+            linked,
+        ) = row;
+        let (tags, depends_on) = if linked {
+            self.links_of(&mut tx, key).await?
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        let info = ItemInfo {
+            created_at: created_at.into(),
+            updated_at: updated_at.into(),
+            expires_at: expires_at.map(Into::into),
+            generation,
+            stale_at: stale_at.map(Into::into),
+            cost: cost
+                .and_then(|cost| u64::try_from(cost).ok())
+                .map(Duration::from_micros),
+            tags,
+            depends_on,
+            lease_until: lease_until.map(Into::into),
+            last_error,
+        };
+        Ok(Some((value.0, info)))
     }
 
     /// One page of [`Cache::keys`] after `last`, in the caller's transaction.

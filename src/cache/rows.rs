@@ -40,7 +40,7 @@ pub(super) fn chunks(texts: BTreeMap<String, String>) -> Result<Vec<JsonText>> {
     Ok(chunks)
 }
 
-fn to_rows(rows: &impl Serialize) -> Result<JsonText> {
+pub(super) fn to_rows(rows: &impl Serialize) -> Result<JsonText> {
     serde_json::to_string(rows)
         .map(JsonText)
         .map_err(|error| Error::invalid(format!("a batch does not serialise: {error}")))

@@ -1,6 +1,6 @@
 //! The writing operations of [`Cache`], in the caller's transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -22,10 +22,23 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
+        let mut tx = self.database.own(tx)?;
+        self.set_linked_in(&mut tx, key, value, expiration.into(), false)
+            .await
+    }
+
+    /// `linked` says that the item is about to be given tags or dependencies.
+    pub(super) async fn set_linked_in<T: Serialize + ?Sized>(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &str,
+        value: &T,
+        expiration: Expiration,
+        linked: bool,
+    ) -> Result<()> {
         let value = JsonText(encode(key, value, self.max_value_bytes)?);
         let now = self.now();
-        let deadline = expiration.into().deadline(now)?;
-        let mut tx = self.database.own(tx)?;
+        let deadline = expiration.deadline(now)?;
         query!(
             self.database,
             tx,
@@ -37,9 +50,46 @@ impl Cache {
             deadline.at,
             new_generation(),
             now,
-            deadline.keep
+            deadline.keep,
+            linked
         )?;
         Ok(())
+    }
+
+    /// [`Cache::set_if`] in the caller's transaction.
+    ///
+    /// # Errors
+    /// As [`Cache::set_if`], and where the transaction is of the other engine.
+    pub async fn set_if_in<'c, T: Serialize + ?Sized>(
+        &self,
+        tx: impl Into<Tx<'c>>,
+        key: &str,
+        value: &T,
+        generation: impl Into<Option<i64>>,
+        expiration: impl Into<Expiration>,
+    ) -> Result<bool> {
+        let Some(generation) = generation.into() else {
+            return self.add_in(tx, key, value, expiration).await;
+        };
+        let value = JsonText(encode(key, value, self.max_value_bytes)?);
+        let now = self.now();
+        let deadline = expiration.into().deadline(now)?;
+        let mut tx = self.database.own(tx)?;
+        let written = query!(
+            self.database,
+            tx,
+            execute,
+            Sql::CacheSetIf,
+            &*self.namespace,
+            key,
+            &value,
+            deadline.at,
+            new_generation(),
+            now,
+            deadline.keep,
+            generation
+        )?;
+        Ok(written > 0)
     }
 
     /// [`Cache::set_many`] in the caller's transaction.
@@ -52,6 +102,19 @@ impl Cache {
         items: impl IntoIterator<Item = (impl AsRef<str>, T)>,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
+        let mut tx = self.database.own(tx)?;
+        self.set_many_linked_in(&mut tx, items, expiration.into(), false)
+            .await
+    }
+
+    /// `linked` says that the items are about to be given tags or dependencies.
+    pub(super) async fn set_many_linked_in<T: Serialize>(
+        &self,
+        tx: &mut Tx<'_>,
+        items: impl IntoIterator<Item = (impl AsRef<str>, T)>,
+        expiration: Expiration,
+        linked: bool,
+    ) -> Result<()> {
         // Sorted, so that two callers who write the same keys lock them in the same order.
         let mut texts = BTreeMap::new();
         for (key, value) in items {
@@ -59,8 +122,7 @@ impl Cache {
             texts.insert(key.as_ref().to_owned(), text);
         }
         let now = self.now();
-        let deadline = expiration.into().deadline(now)?;
-        let mut tx = self.database.own(tx)?;
+        let deadline = expiration.deadline(now)?;
         for rows in chunks(texts)? {
             query!(
                 self.database,
@@ -72,7 +134,8 @@ impl Cache {
                 deadline.at,
                 new_generation(),
                 now,
-                deadline.keep
+                deadline.keep,
+                linked
             )?;
         }
         Ok(())
@@ -89,10 +152,23 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
+        let mut tx = self.database.own(tx)?;
+        self.add_linked_in(&mut tx, key, value, expiration.into(), false)
+            .await
+    }
+
+    /// `linked` says that the item is about to be given tags or dependencies.
+    pub(super) async fn add_linked_in<T: Serialize + ?Sized>(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &str,
+        value: &T,
+        expiration: Expiration,
+        linked: bool,
+    ) -> Result<bool> {
         let value = JsonText(encode(key, value, self.max_value_bytes)?);
         let now = self.now();
-        let deadline = expiration.into().deadline(now)?;
-        let mut tx = self.database.own(tx)?;
+        let deadline = expiration.deadline(now)?;
         let added = query!(
             self.database,
             tx,
@@ -103,29 +179,43 @@ impl Cache {
             &value,
             deadline.at,
             new_generation(),
-            now
+            now,
+            linked
         )?;
         Ok(added > 0)
     }
 
-    /// [`Cache::delete`] in the caller's transaction.
+    /// [`Cache::delete`] in the caller's transaction. Also a computation of the key that begins before the transaction
+    /// commits does not write back.
     ///
     /// # Errors
     /// As [`Cache::delete`], and where the transaction is of the other engine.
     pub async fn delete_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<bool> {
         check_key(key)?;
         let mut tx = self.database.own(tx)?;
-        Ok(query!(
+        let row = self.delete_row(&mut tx, key).await?;
+        if row.is_none() {
+            self.vacate(&mut tx, [key]).await?;
+        }
+        Ok(row == Some(false))
+    }
+
+    /// Deletes the row, and returns whether it was vacant.
+    pub(super) async fn delete_row(&self, tx: &mut Tx<'_>, key: &str) -> Result<Option<bool>> {
+        check_key(key)?;
+        let row: Option<(bool,)> = query!(
             self.database,
             tx,
-            execute,
+            fetch_optional,
             Sql::CacheDelete,
             &*self.namespace,
             key
-        )? > 0)
+        )?;
+        Ok(row.map(|(vacant,)| vacant))
     }
 
-    /// [`Cache::delete_many`] in the caller's transaction.
+    /// [`Cache::delete_many`] in the caller's transaction. Also a computation of a key that begins before the transaction
+    /// commits does not write back.
     ///
     /// # Errors
     /// As [`Cache::delete_many`], and where the transaction is of the other engine.
@@ -134,16 +224,59 @@ impl Cache {
         tx: impl Into<Tx<'c>>,
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<u64> {
-        let keys = rows_of_keys(keys)?;
+        let mut keys: BTreeSet<String> = keys
+            .into_iter()
+            .map(|key| key.as_ref().to_owned())
+            .collect();
         let mut tx = self.database.own(tx)?;
+        let rows = self.delete_rows(&mut tx, &keys).await?;
+        for (key, _) in &rows {
+            keys.remove(key);
+        }
+        self.vacate(&mut tx, &keys).await?;
+        Ok(count_items(&rows))
+    }
+
+    /// Deletes the rows, and returns the key of each and whether it was vacant.
+    pub(super) async fn delete_rows(
+        &self,
+        tx: &mut Tx<'_>,
+        keys: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<Vec<(String, bool)>> {
+        let keys = rows_of_keys(keys)?;
         query!(
             self.database,
             tx,
-            execute,
+            fetch_all,
             Sql::CacheDeleteMany,
             &*self.namespace,
             &keys
         )
+    }
+
+    /// Leaves a vacant row for each key that has none, until the next purge, where others may write while this
+    /// transaction is open: whoever would compute the key waits for it to end, and not only for a row that it deleted.
+    async fn vacate(
+        &self,
+        tx: &mut Tx<'_>,
+        keys: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<()> {
+        let mut keys = keys.into_iter().peekable();
+        if keys.peek().is_none() || !self.database.has_many_writers() {
+            return Ok(());
+        }
+        let keys = rows_of_keys(keys)?;
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::ItemVacate,
+            &*self.namespace,
+            &keys,
+            new_generation(),
+            self.now()
+        )?;
+        Ok(())
     }
 
     /// [`Cache::touch`] in the caller's transaction.
@@ -233,7 +366,12 @@ impl Cache {
     }
 }
 
+/// Vacant rows are none that anybody knows of.
+pub(super) fn count_items(rows: &[(String, bool)]) -> u64 {
+    rows.iter().filter(|(_, vacant)| !vacant).count() as u64
+}
+
 /// A generation is drawn, not counted: a counter would begin again when an item is deleted.
-fn new_generation() -> i64 {
+pub(super) fn new_generation() -> i64 {
     rand::random()
 }

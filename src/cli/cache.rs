@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::args::{Deadline, json_or_file, name};
 use super::failure::{Answer, Failure};
-use super::output::{List, Output, instant, or_dash};
+use super::output::{List, Output, instant, one_line, or_dash};
 use super::{Context, database, input};
 use crate::cache::{Cache, Expiration, Ttl};
 
@@ -37,6 +37,9 @@ pub(super) enum Command {
         value: String,
         #[command(flatten)]
         deadline: Deadline,
+        /// A tag that the item is to carry, in place of those that it has; may be said again
+        #[arg(long = "tag", value_name = "T", value_parser = name)]
+        tags: Vec<String>,
     },
     /// Store JSON if the key has none; print whether it did, and exit 1 if not
     Add {
@@ -47,6 +50,9 @@ pub(super) enum Command {
         value: String,
         #[command(flatten)]
         deadline: Deadline,
+        /// A tag that the item is to carry, in place of those that it has; may be said again
+        #[arg(long = "tag", value_name = "T", value_parser = name)]
+        tags: Vec<String>,
     },
     /// Delete keys; print how many items there were, live or not, and exit 1 where there was none
     Delete {
@@ -89,6 +95,12 @@ pub(super) enum Command {
     ClearExpired,
     /// Delete every item, after asking
     ClearAll(clear::All),
+    /// Delete the items that carry a tag, and what was built from them
+    ClearTag {
+        /// The tag
+        #[arg(value_parser = name)]
+        tag: String,
+    },
     /// Delete the items whose keys begin with a prefix
     ClearPrefix {
         /// The prefix, not empty
@@ -151,17 +163,31 @@ impl Command {
                 answer(out, found.as_ref(), |value| value.get().to_owned())
             }
             Self::Get { key, info: true } => info(cache, &key, out).await,
-            Self::Set { key, deadline, .. } => {
+            Self::Set {
+                key,
+                deadline,
+                tags,
+                ..
+            } => {
                 let expiration = deadline.expiration(Expiration::Keep);
-                cache.set_with(&key, value, expiration).await?;
+                if tags.is_empty() {
+                    cache.set_with(&key, value, expiration).await?;
+                } else {
+                    cache.tagged(tags).set(&key, value, expiration).await?;
+                }
                 if out.is_json() {
                     out.json(&true)?;
                 }
                 Ok(Answer::Yes)
             }
-            Self::Add { key, deadline, .. } => {
+            Self::Add {
+                key,
+                deadline,
+                tags,
+                ..
+            } => {
                 let expiration = deadline.expiration(Expiration::Never);
-                yes_or_no(out, cache.add(&key, value, expiration).await?)
+                yes_or_no(out, cache.tagged(tags).add(&key, value, expiration).await?)
             }
             Self::Delete { keys } => {
                 let deleted = cache.delete_many(&keys).await?;
@@ -194,6 +220,7 @@ impl Command {
             Self::Stats => stats(cache, out).await,
             Self::ClearExpired => clear::expired(cache, out).await,
             Self::ClearAll(all) => all.run(cache, out).await,
+            Self::ClearTag { tag } => clear::tag(cache, &tag, out).await,
             Self::ClearPrefix { prefix } => clear::prefix(cache, &prefix, out).await,
         }
     }
@@ -223,13 +250,13 @@ fn whole_seconds(left: Duration) -> u128 {
     left.as_millis().div_ceil(1_000)
 }
 
-/// What `get --info` shows. Tags, leases and the jobs of memoized keys are not there yet.
+/// What `get --info` shows. The jobs of memoized keys are not there yet.
 #[derive(Serialize)]
 struct Info {
     stale_at: Option<String>,
     expires_at: Option<String>,
     generation: i64,
-    tags: Option<Vec<String>>,
+    tags: Vec<String>,
     lease: Option<String>,
     last_error: Option<String>,
     job_id: Option<String>,
@@ -239,12 +266,12 @@ struct Info {
 
 async fn info(cache: &Cache, key: &str, out: &mut Output) -> Result<Answer, Failure> {
     let info = cache.info(key).await?.map(|info| Info {
-        stale_at: None,
+        stale_at: info.stale_at.map(instant),
         expires_at: info.expires_at.map(instant),
         generation: info.generation,
-        tags: None,
-        lease: None,
-        last_error: None,
+        tags: info.tags,
+        lease: info.lease_until.map(instant),
+        last_error: info.last_error,
         job_id: None,
         created_at: instant(info.created_at),
         updated_at: instant(info.updated_at),
@@ -256,10 +283,13 @@ async fn info(cache: &Cache, key: &str, out: &mut Output) -> Result<Answer, Fail
             ("generation", info.generation.to_string()),
             (
                 "tags",
-                or_dash(info.tags.as_ref().map(|tags| tags.join(" "))),
+                or_dash((!info.tags.is_empty()).then(|| info.tags.join(" "))),
             ),
             ("lease", or_dash(info.lease.as_ref())),
-            ("last_error", or_dash(info.last_error.as_ref())),
+            (
+                "last_error",
+                or_dash(info.last_error.as_deref().map(one_line)),
+            ),
             ("job_id", or_dash(info.job_id.as_ref())),
             ("created_at", info.created_at.clone()),
             ("updated_at", info.updated_at.clone()),

@@ -134,7 +134,11 @@ fn worker(settings: &Settings, database: &Database, options: WorkerOptions) -> W
     let most = usize::try_from(settings.cache.max_value_bytes).unwrap_or(usize::MAX);
     Worker::new(database.clone())
         .options(options)
-        .with_cache(Cache::new(database.clone()).with_max_value_bytes(most))
+        .with_cache(
+            Cache::new(database.clone())
+                .with_max_value_bytes(most)
+                .with_lease(settings.cache.lease),
+        )
         .with_queue(Queue::new(database.clone()).with_max_attempts(settings.jobs.max_attempts))
         .data(settings.jobs.retention())
 }

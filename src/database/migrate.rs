@@ -53,6 +53,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     2 "job" "0002_job.sql";
     3 "schedule" "0003_schedule.sql";
     4 "job_control" "0004_job_control.sql";
+    5 "memoize" "0005_memoize.sql";
 };
 
 impl Migration {

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 12] = [
+pub(super) const PAIRS: [Pair; 15] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -72,6 +72,24 @@ pub(super) const PAIRS: [Pair; 12] = [
         sqlite: "",
         postgres: ", pg_notify('larder_job?', @schema || '/' || queue)",
     },
+    // Wakes those in other processes who wait for the item.
+    Pair {
+        name: "told",
+        sqlite: "",
+        postgres: ", pg_notify('larder_cache', @schema || '/' || namespace || '/' || key)",
+    },
+    // A transaction that clears what has no row to lock says so, for as long as it is open. SQLite has one writer, which
+    // nobody else passes by.
+    Pair {
+        name: "hold",
+        sqlite: "?",
+        postgres: "pg_advisory_xact_lock_shared(?)",
+    },
+    Pair {
+        name: "is_free",
+        sqlite: "? IS NOT NULL",
+        postgres: "pg_try_advisory_xact_lock(?)",
+    },
     Pair {
         name: "clock",
         sqlite: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
@@ -107,15 +125,49 @@ macro_rules! statements {
     };
 }
 
+/// What a value that is written ends: the one before, and whoever computes the next. Tags stay with a live item alone.
+macro_rules! forget {
+    () => {
+        concat!(forget!(computed), ", stale_at = NULL, cost = NULL, generation = excluded.generation")
+    };
+    (computed) => {
+        "vacant = FALSE, holder = NULL, lease_until = NULL, failed = NULL, last_error = NULL, failures = 0, \
+         retry_at = NULL, error_until = NULL, job = NULL"
+    };
+}
+
+/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left.
+macro_rules! purgeable {
+    ($now:literal) => {
+        concat!(
+            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR NOT EXISTS (\
+             SELECT 1 FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
+             AND link.name = item.key))"
+        )
+    };
+}
+
 /// How `set` and `set_many` overwrite: a live item keeps its age, and its deadline where the caller says keep.
 macro_rules! overwrite {
     ($now:literal, $keep:literal) => {
         concat!(
-            " ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, stale_at = NULL, cost = NULL, ",
-            "generation = excluded.generation, ",
-            "expires_at = CASE WHEN ", $keep, " AND {live:", $now, "} THEN item.expires_at ELSE excluded.expires_at END, ",
-            "created_at = CASE WHEN {live:", $now, "} THEN item.created_at ELSE excluded.created_at END, ",
-            "updated_at = CASE WHEN {live:", $now, "} AND item.created_at > excluded.updated_at ",
+            " ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, ",
+            forget!(),
+            ", ",
+            "linked = excluded.linked OR item.linked AND {live:",
+            $now,
+            "}, ",
+            "expires_at = CASE WHEN ",
+            $keep,
+            " AND {live:",
+            $now,
+            "} THEN item.expires_at ELSE excluded.expires_at END, ",
+            "created_at = CASE WHEN {live:",
+            $now,
+            "} THEN item.created_at ELSE excluded.created_at END, ",
+            "updated_at = CASE WHEN {live:",
+            $now,
+            "} AND item.created_at > excluded.updated_at ",
             "THEN item.created_at ELSE excluded.updated_at END"
         )
     };
@@ -328,26 +380,34 @@ statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND {live:$3}";
-    CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation \
+    CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
+        item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
+        item.last_error, item.linked \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDeadline: "SELECT item.expires_at FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheSet: concat!(
-        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $6)", overwrite!("$6", "$7"));
+        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
+         VALUES ($1, $2, $3, $4, $5, $6, $6, $8)", overwrite!("$6", "$7"));
     CacheSetMany: concat!(
-        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
-         SELECT $1, e.value->>0, {json:e.value->>1}, $3, $4, $5, $5 FROM {each:$2} AS e WHERE TRUE",
+        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
+         SELECT $1, e.value->>0, {json:e.value->>1}, $3, $4, $5, $5, $7 FROM {each:$2} AS e WHERE TRUE",
         overwrite!("$5", "$6"));
-    CacheAdd: "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $6) \
-        ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, \
-        stale_at = NULL, cost = NULL, generation = excluded.generation, created_at = excluded.created_at, \
-        updated_at = excluded.updated_at WHERE NOT {live:$6}";
+    CacheAdd: concat!(
+        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
+         VALUES ($1, $2, $3, $4, $5, $6, $6, $7) \
+         ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at, ",
+        forget!(), ", linked = excluded.linked, created_at = excluded.created_at, \
+         updated_at = excluded.updated_at WHERE NOT {live:$6}");
+    CacheSetIf: concat!(
+        "UPDATE {item} AS item SET value = $3, expires_at = CASE WHEN $7 THEN item.expires_at ELSE $4 END, ",
+        forget!(computed), ", stale_at = NULL, cost = NULL, generation = $5, \
+         updated_at = CASE WHEN item.created_at > $6 THEN item.created_at ELSE $6 END \
+         WHERE item.namespace = $1 AND item.key = $2 AND item.generation = $8 AND {live:$6}");
     CacheIncrement: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at) \
          VALUES ($1, $2, {json:CAST(CAST($3 AS bigint) AS text)}, $4, $5, $6, $6) \
-         ON CONFLICT (namespace, key) DO UPDATE SET stale_at = NULL, cost = NULL, generation = excluded.generation, \
+         ON CONFLICT (namespace, key) DO UPDATE SET ", forget!(), ", linked = item.linked AND {live:$6}, \
          value = CASE WHEN {live:$6} THEN {json:CAST(", counter!(value), " + $3 AS text)} ELSE excluded.value END, \
          expires_at = CASE WHEN {live:$6} THEN item.expires_at ELSE excluded.expires_at END, \
          created_at = CASE WHEN {live:$6} THEN item.created_at ELSE excluded.created_at END, \
@@ -356,11 +416,12 @@ statements! {
          WHERE NOT {live:$6} OR ", counter!(fits "$3"), " RETURNING CAST(CAST(value AS text) AS bigint)");
     CacheTouch: "UPDATE {item} AS item SET expires_at = $4 \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
-    CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2";
+    CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 RETURNING vacant";
     CacheDeleteMany: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) \
         ORDER BY item.key {lock}) \
-        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch)";
+        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch) \
+        RETURNING key, vacant";
     CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
     CacheNamespaces: "SELECT DISTINCT item.namespace FROM {item} AS item ORDER BY 1";
@@ -368,22 +429,90 @@ statements! {
         AND item.key >= $2 AND item.key < $3 ORDER BY item.key LIMIT 1 OFFSET $4";
     CacheClearRange: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key >= $2 AND item.key < $3 ORDER BY item.key {lock}) \
-        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch)";
-    CachePurge: "WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
-        WHERE item.expires_at <= $1 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
+        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch) \
+        RETURNING vacant";
+    CachePurge: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
+        WHERE item.expires_at <= $1 AND NOT item.vacant AND ", purgeable!("$1"),
+        " ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
-        AND NOT {live:$1}";
+        AND NOT {live:$1}");
     // The empty text keeps SQLite from the primary key: every batch would read and sort the whole namespace.
-    CachePurgeNamespace: "WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
-        WHERE item.expires_at <= $1 AND item.namespace || '' = $3 ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
+    CachePurgeNamespace: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
+        WHERE item.expires_at <= $1 AND NOT item.vacant AND item.namespace || '' = $3 AND ", purgeable!("$1"),
+        " ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
-        AND NOT {live:$1}";
-    CacheCountExpired: "SELECT COUNT(*) FROM {item} AS item WHERE item.expires_at <= $1";
+        AND NOT {live:$1}");
+    CachePurgeVacant: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
+        WHERE item.vacant AND (item.error_until IS NULL OR item.error_until <= $1) AND ", purgeable!("$1"),
+        " LIMIT 10000 {skip_locked}) \
+        DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch)");
+    CacheCountExpired: "SELECT COUNT(*) FROM {item} AS item WHERE item.expires_at <= $1 AND NOT item.vacant";
     CacheStats: "SELECT COUNT(*), COUNT(*) FILTER (WHERE NOT {live:$2}), \
         COUNT(*) FILTER (WHERE item.expires_at IS NOT NULL AND {live:$2}), \
         COUNT(*) FILTER (WHERE item.expires_at IS NULL), \
         CAST(COALESCE(SUM(octet_length(item.key) + octet_length(CAST(item.value AS text))), 0) AS bigint), \
-        MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1";
+        MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1 AND NOT item.vacant";
+
+    // The one read of a memoized value that is there.
+    MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at \
+        FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    // Whoever computes has the row: a vacant one where there was none, so that invalidating the key meets it. A row that
+    // somebody wrote since generation $8 was read is left to its reader, and so is an error that stands for a value, or
+    // is that of the computation $10 that was waited for.
+    LeaseTake: "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, \
+        vacant, holder, lease_until, linked) VALUES ($1, $2, {json:'null'}, {time:0}, $3, $4, $4, TRUE, $5, $6, $9) \
+        ON CONFLICT (namespace, key) DO UPDATE SET holder = excluded.holder, lease_until = excluded.lease_until, \
+        linked = item.linked OR excluded.linked \
+        WHERE (item.holder IS NULL OR item.lease_until <= $4 OR item.holder = $7) \
+        AND (NOT {live:$4} OR item.generation = $8) \
+        AND NOT COALESCE(CASE WHEN {live:$4} THEN item.retry_at ELSE item.error_until END > $4, FALSE) \
+        AND NOT COALESCE(item.failed = $10, FALSE) RETURNING failures, linked";
+    // Why a lease was not to be had.
+    LeaseState: "SELECT CASE WHEN {live:$3} THEN item.value END, item.holder, item.failed, item.last_error, \
+        COALESCE(item.error_until > $3, FALSE) FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2";
+    LeaseRenew: "UPDATE {item} AS item SET lease_until = $4 \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3";
+    LeaseRelease: "UPDATE {item} AS item SET holder = NULL, lease_until = NULL \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 RETURNING failures{told}";
+    LeaseFail: "UPDATE {item} AS item SET holder = NULL, lease_until = NULL, failed = $3, last_error = $4, \
+        failures = item.failures + 1, retry_at = $5, error_until = $6 \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 RETURNING failures{told}";
+    LeaseWriteBack: concat!("UPDATE {item} AS item SET value = $4, expires_at = $5, stale_at = $6, cost = $7, \
+        generation = $8, created_at = CASE WHEN {live:$9} THEN item.created_at ELSE $9 END, \
+        updated_at = CASE WHEN {live:$9} AND item.created_at > $9 THEN item.created_at ELSE $9 END, ",
+        forget!(computed), ", linked = $10 WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 \
+        RETURNING failures{told}");
+    ScopeHold: "SELECT {hold:CAST($1 AS bigint)}";
+    ScopeBusy: "SELECT COUNT(*) FROM {each:$1} AS e WHERE NOT ({is_free:CAST(e.value->>0 AS bigint)})";
+
+    LinkAdd: "INSERT INTO {link} AS link (namespace, kind, name, key) \
+        SELECT $1, e.value->>0, e.value->>1, e.value->>2 FROM {each:$2} AS e WHERE TRUE \
+        ON CONFLICT (namespace, kind, name, key) DO NOTHING";
+    // All links of the keys but those that are named.
+    LinkKeep: "DELETE FROM {link} AS link WHERE link.namespace = $1 \
+        AND link.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND NOT EXISTS (SELECT 1 FROM {each:$3} AS e \
+        WHERE e.value->>0 = link.kind AND e.value->>1 = link.name AND e.value->>2 = link.key)";
+    LinksOf: "SELECT link.kind, link.name FROM {link} AS link \
+        WHERE link.namespace = $1 AND link.key = $2 ORDER BY link.kind, link.name";
+    // Makes a row for each key, to be seen by those who write it and by those who compute it: one that others are built
+    // from, or one that was invalidated.
+    ItemNeed: "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, \
+        vacant, needed) SELECT $1, e.value->>0, {json:'null'}, {time:0}, $3, $4, $4, TRUE, TRUE \
+        FROM {each:$2} AS e WHERE TRUE ON CONFLICT (namespace, key) DO UPDATE SET needed = TRUE WHERE NOT item.needed";
+    ItemVacate: "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, \
+        vacant) SELECT $1, e.value->>0, {json:'null'}, {time:0}, $3, $4, $4, TRUE \
+        FROM {each:$2} AS e WHERE TRUE ON CONFLICT (namespace, key) DO UPDATE SET holder = NULL, lease_until = NULL \
+        WHERE item.holder IS NOT NULL";
+    TagPage: "SELECT item.key, item.vacant, {live:$4} FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key IN (SELECT link.key FROM {link} AS link WHERE link.namespace = $1 AND link.kind = 'tag' \
+        AND link.name = $2 AND link.key > $3 ORDER BY link.key LIMIT $5) ORDER BY item.key {lock}";
+    // What is stale already stays so since then; whoever computes it began too early.
+    ItemStale: "UPDATE {item} AS item SET stale_at = CASE WHEN item.stale_at <= $3 THEN item.stale_at ELSE $3 END, \
+        holder = NULL, lease_until = NULL, retry_at = NULL WHERE item.namespace = $1 AND item.key IN (\
+        WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) UNION \
+        SELECT link.key FROM built JOIN {link} AS link \
+        ON link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built)";
 
     JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
         schedule, tick, run_at, created_at, payload, limit_key, max_running) \
@@ -650,6 +779,7 @@ fn word(token: &str, engine: Engine, schema: &str) -> String {
     }
     let table = match name {
         "item" => "cached_item",
+        "link" => "cached_item_link",
         "job" => "job",
         "attempt" => "job_attempt",
         "queue" => "job_queue",

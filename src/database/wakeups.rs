@@ -1,18 +1,21 @@
-//! Hearing of what other processes enqueue and cancel, by PostgreSQL's notifications.
+//! Hearing of what other processes enqueue, cancel and compute, by PostgreSQL's notifications.
 
 use std::time::Duration;
 
 use sqlx::SqlStr;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgNotification};
 
 use super::{Database, Pool, Sql};
 use crate::error::{Error, Result};
 
 /// The channels of the statements that notify.
+#[cfg(feature = "worker")]
 const JOBS: &str = "larder_job";
+#[cfg(feature = "worker")]
 const CONTROL: &str = "larder_job_control";
+const ITEMS: &str = "larder_cache";
 
-/// A connection that hears what other processes enqueue and cancel.
+/// A connection that hears what other processes do.
 pub(crate) struct Wakeups {
     listener: PgListener,
     prefix: String,
@@ -20,7 +23,8 @@ pub(crate) struct Wakeups {
     patience: Duration,
 }
 
-/// What a notification tells.
+/// What a notification tells a worker.
+#[cfg(feature = "worker")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wakeup {
     /// A job was enqueued.
@@ -33,13 +37,23 @@ pub(crate) enum Wakeup {
 
 impl Database {
     /// Every wake-up that another process sends when it enqueues or cancels. `None` on SQLite, which has no such thing.
+    #[cfg(feature = "worker")]
     pub(crate) async fn listen(&self) -> Result<Option<Wakeups>> {
+        self.listen_to(&[JOBS, CONTROL]).await
+    }
+
+    /// Every item that another process is done with computing. `None` on SQLite.
+    pub(crate) async fn listen_to_items(&self) -> Result<Option<Wakeups>> {
+        self.listen_to(&[ITEMS]).await
+    }
+
+    async fn listen_to(&self, channels: &[&str]) -> Result<Option<Wakeups>> {
         let Pool::Postgres(pool) = &self.inner.pool else {
             return Ok(None);
         };
         let mut listener = PgListener::connect_with(pool).await?;
         listener.ignore_pool_close_event(true);
-        listener.listen_all([JOBS, CONTROL]).await?;
+        listener.listen_all(channels.iter().copied()).await?;
         Ok(Some(Wakeups {
             listener,
             prefix: format!("{}/", self.inner.schema),
@@ -50,9 +64,29 @@ impl Database {
 }
 
 impl Wakeups {
-    /// Returns when somebody has told something. A connection that only listens would not notice that its other end is
-    /// gone: when nothing has come for a while, it asks.
+    /// Returns when somebody has enqueued or cancelled something.
+    #[cfg(feature = "worker")]
     pub(crate) async fn next(&mut self) -> Result<Wakeup> {
+        Ok(match self.told().await? {
+            None => Wakeup::Anything,
+            Some(told) if told.channel() == CONTROL => Wakeup::Control,
+            Some(_) => Wakeup::Jobs,
+        })
+    }
+
+    /// The next item that somebody is done with, or `None` where the connection was lost and made anew.
+    pub(crate) async fn next_item(&mut self) -> Result<Option<String>> {
+        let told = self.told().await?;
+        Ok(told.and_then(|told| {
+            told.payload()
+                .strip_prefix(&self.prefix)
+                .map(ToOwned::to_owned)
+        }))
+    }
+
+    /// What the next notification says, or `None` where the connection was lost and made anew. A connection that only
+    /// listens would not notice that its other end is gone: when nothing has come for a while, it asks.
+    async fn told(&mut self) -> Result<Option<PgNotification>> {
         loop {
             let told = tokio::time::timeout(self.patience * 2, self.listener.try_recv());
             let Ok(told) = told.await else {
@@ -60,10 +94,8 @@ impl Wakeups {
                 continue;
             };
             match told? {
-                None => return Ok(Wakeup::Anything),
                 Some(told) if !told.payload().starts_with(&self.prefix) => {}
-                Some(told) if told.channel() == CONTROL => return Ok(Wakeup::Control),
-                Some(_) => return Ok(Wakeup::Jobs),
+                told => return Ok(told),
             }
         }
     }

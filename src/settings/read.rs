@@ -34,6 +34,8 @@ pub(super) fn settings(source: &Source, defaults: &[ScheduleDefault]) -> Result<
     source.read(limit, &["cache", "max_value_bytes"], |found| {
         found.bytes(1, LARGEST_VALUE)
     })?;
+    let lease = &mut settings.cache.lease;
+    source.read(lease, &["cache", "lease"], Found::positive_duration)?;
     for name in source.names("queues") {
         check_name("queue", "queues", &name, source)?;
         let mut queue = QueueSettings::default();

@@ -22,7 +22,7 @@ pub(super) const SHAPES: &[Shape] = &[
             "prepared",
         ],
     ),
-    shape(&["cache"], &["max_value_bytes"]),
+    shape(&["cache"], &["max_value_bytes", "lease"]),
     shape(
         &["worker"],
         &[

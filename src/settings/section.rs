@@ -85,6 +85,9 @@ pub struct CacheSettings {
     /// The longest value that the cache takes, in bytes of JSON.
     #[serde(serialize_with = "bytes")]
     pub max_value_bytes: u64,
+    /// How long whoever computes a memoized value may be silent until somebody else computes it.
+    #[serde(serialize_with = "duration")]
+    pub lease: Duration,
 }
 
 /// `[worker]`.
@@ -253,6 +256,7 @@ impl Default for CacheSettings {
     fn default() -> Self {
         Self {
             max_value_bytes: 16 << 20,
+            lease: Duration::from_secs(30),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `larder cache …`.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use larder::{Cache, Expiration};
 
-use crate::support::{Home, both_engines, text};
+use crate::support::{Home, PATIENCE, both_engines, text};
 
 /// The item has this many seconds left, or somewhat less: a machine may be slow.
 fn is_left(home: &Home, key: &str, seconds: u64) {
@@ -107,14 +108,51 @@ both_engines! {
         let info = home.json(&["cache", "get", "k", "--info"]);
         assert_eq!(info["expires_at"], "2100-01-01T00:00:00Z");
         assert!(info["generation"].is_i64());
-        for absent in ["stale_at", "tags", "lease", "last_error", "job_id"] {
+        for absent in ["stale_at", "lease", "last_error", "job_id"] {
             assert!(info[absent].is_null() && info.get(absent).is_some(), "{absent} of {info}");
         }
+        assert_eq!(info["tags"], serde_json::json!([]));
         let shown = home.run(&["cache", "get", "k", "--info"]).stdout;
         let names: Vec<_> = shown.lines().map(|line| line.split_once(": ").unwrap().0).collect();
         let expected = ["stale_at", "expires_at", "generation", "tags", "lease", "last_error", "job_id"];
         assert_eq!(names[..7], expected);
         assert!(shown.starts_with("stale_at: -\nexpires_at: 2100-01-01T00:00:00Z\ngeneration: "), "{shown}");
+    }
+
+    fn info_tells_of_a_memoized_item_that_is_refreshed_in_vain(home) {
+        home.with_database(async |database| {
+            let cache = Cache::new(database);
+            let stale = cache.memoize("k").fresh_for(Duration::ZERO).stale_for(Duration::from_secs(600));
+            stale.clone().tags(["b", "a"]).get_or_compute(|| async { 1 }).await.unwrap();
+            let failing = stale.tags(["b", "a"]).get_or_try_compute(|| async { Err::<i32, _>("no\nluck") });
+            assert_eq!(failing.await.unwrap(), 1);
+            let failed = async {
+                while cache.info("k").await.unwrap().unwrap().last_error.is_none() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, failed).await.unwrap();
+        });
+        let info = home.json(&["cache", "get", "k", "--info"]);
+        assert_eq!((&info["tags"], &info["last_error"]), (&serde_json::json!(["a", "b"]), &"no\nluck".into()));
+        assert!(info["stale_at"].as_str().unwrap().ends_with('Z') && info["lease"].is_null(), "{info}");
+        let shown = home.run(&["cache", "get", "k", "--info"]).stdout;
+        assert!(shown.contains("\ntags: a b\nlease: -\nlast_error: no luck\njob_id: -\n"), "{shown}");
+    }
+
+    fn a_tag_is_set_and_cleared(home) {
+        home.run(&["cache", "set", "a", "1", "--tag", "x", "--tag", "y z"]).prints("");
+        home.run(&["cache", "add", "b", "1", "--tag", "x"]).prints("true\n");
+        home.run(&["cache", "add", "b", "2", "--tag", "other"]).says_no("false\n");
+        home.run(&["cache", "set", "a", "2"]).prints("");
+        assert_eq!(home.json(&["cache", "get", "a", "--info"])["tags"], serde_json::json!(["x", "y z"]));
+        home.run(&["cache", "set", "a", "2", "--tag", "y"]).prints("");
+        home.run(&["cache", "clear-tag", "x"]).prints("Deleted 1 cache items.\n");
+        home.run(&["cache", "clear-tag", "y", "--json"]).prints("{\"deleted\":1}\n");
+        home.run(&["cache", "clear-tag", "y"]).says_no("Deleted 0 cache items.\n");
+        home.run(&["cache", "clear-tag", ""]).fails(&["''", "cache clear-tag --help"]);
+        home.run(&["cache", "set", "a", "1", "--tag", &"t".repeat(256)]).fails(&["a tag", "255"]);
+        home.run(&["cache", "exists", "a"]).says_no("false\n");
     }
 
     fn keys_are_listed_in_order_and_by_prefix(home) {

@@ -17,6 +17,7 @@ const RESULT: &str = "larder test: result ";
 /// Far more than any of them takes; a process that hangs fails the test.
 const DEADLINE: Duration = Duration::from_secs(60);
 const HAMMER_ROUNDS: i64 = 60;
+const SHORT_LEASE: Duration = Duration::from_secs(2);
 
 /// Runs as many processes in a role, which begin together, and returns what each answered.
 async fn together(db: &TestDatabase, count: usize, role: &str) -> Vec<String> {
@@ -104,10 +105,46 @@ fn plays_its_role() {
                 .unwrap()
                 .to_string(),
             "hammer" => hammer(database, number).await,
+            "memoize" => memoize(Cache::new(database)).await,
+            "hold" => hold(Cache::new(database).with_lease(SHORT_LEASE)).await,
             other => panic!("no role {other}"),
         }
     });
     println!("{RESULT}{answer}");
+}
+
+/// Tasks that ask for one key together. Its computation counts itself and takes 300 ms. The answer is the longest wait.
+async fn memoize(cache: Cache) -> String {
+    let tasks = (0..8).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            let (asked, counter) = (std::time::Instant::now(), cache.clone());
+            let compute = move || async move {
+                counter.increment("computations", 1, NEVER).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                "value".to_owned()
+            };
+            let value = cache
+                .memoize("key")
+                .fresh_for(DEADLINE)
+                .get_or_compute(compute)
+                .await;
+            assert_eq!(value.unwrap(), "value");
+            asked.elapsed().as_millis()
+        })
+    });
+    let waits = futures::future::try_join_all(tasks).await.unwrap();
+    waits.into_iter().max().unwrap().to_string()
+}
+
+/// Computes, and is never done.
+async fn hold(cache: Cache) -> String {
+    let counter = cache.clone();
+    let compute = move || async move {
+        counter.increment("computations", 1, NEVER).await.unwrap();
+        std::future::pending::<String>().await
+    };
+    cache.memoize("key").get_or_compute(compute).await.unwrap()
 }
 
 async fn increment(cache: Cache) -> String {
@@ -187,6 +224,37 @@ both_engines! {
         let winners: Vec<_> = (0_i64..).zip(&answers).filter(|(_, added)| *added == "true").collect();
         assert_eq!(winners.len(), 1, "{answers:?}");
         assert_eq!(cache.get::<i64>("key").await.unwrap(), Some(winners[0].0));
+    }
+
+    async fn of_many_processes_that_ask_for_a_cold_key_one_computes_it(db) {
+        let cache = db.cache().await;
+        let answers = together(db, 4, "memoize").await;
+        assert_eq!(cache.get::<i64>("computations").await.unwrap(), Some(1));
+        let longest = answers.iter().map(|answer| answer.parse::<u128>().unwrap()).max().unwrap();
+        assert!((300..30_000).contains(&longest), "{answers:?}: within the lease");
+    }
+
+    async fn what_a_killed_process_computed_is_computed_once_more_after_its_lease(db) {
+        let cache = Cache::new(db.options().clock(larder::clock::Clock::system()).connect().await.unwrap());
+        let mut holder = start(db, "hold", 0);
+        drop(holder.stdin.take());
+        let computing = || async { cache.get::<i64>("computations").await.unwrap() == Some(1) };
+        crate::support::eventually("it computes", DEADLINE, computing).await;
+        holder.start_kill().unwrap();
+        holder.wait().await.unwrap();
+        // Nobody is left to renew it: this is the deadline.
+        let deadline = db.number(if db.is_sqlite() {
+            "SELECT lease_until FROM {}cached_item WHERE key = 'key'"
+        } else {
+            "SELECT CAST(extract(epoch FROM lease_until) * 1000 AS bigint) FROM {}cached_item WHERE key = 'key'"
+        }).await;
+        let clock = cache.database().clock();
+        assert!(clock.now().as_millis() < deadline);
+        let ended = together(db, 3, "memoize").await;
+        assert_eq!(ended.len(), 3);
+        assert!(clock.now().as_millis() >= deadline + 300);
+        assert_eq!(cache.get::<i64>("computations").await.unwrap(), Some(2));
+        assert_eq!(cache.get::<String>("key").await.unwrap().as_deref(), Some("value"));
     }
 
     async fn no_caller_meets_the_lock_of_another_process(db) {

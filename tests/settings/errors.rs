@@ -214,6 +214,10 @@ fn a_bad_value_names_the_file_the_key_the_value_and_what_is_expected() {
             "`cache.max_value_bytes` is \"16 megs\" in larder.toml:2: expected a size",
         ),
         (
+            "[cache]\nlease = 0",
+            "`cache.lease` is 0 in larder.toml:2: expected",
+        ),
+        (
             "[cache]\nmax_value_bytes = 0",
             "`cache.max_value_bytes` is 0 in larder.toml:2: expected 1B to 1000000000B",
         ),

@@ -85,6 +85,7 @@ fn without_file_and_environment_the_defaults_hold() {
     assert_eq!(settings.database.schema, "public");
     assert!(settings.database.prepared);
     assert_eq!(settings.cache.max_value_bytes, 16 * 1024 * 1024);
+    assert_eq!(settings.cache.lease, Duration::from_secs(30));
     assert_eq!(settings.worker.concurrency, 16);
     assert_eq!(settings.worker.shutdown_timeout, Duration::from_secs(25));
     assert_eq!(settings.worker.heartbeat, Duration::from_secs(5));
@@ -121,6 +122,7 @@ fn every_key_of_the_file_is_read() {
         prepared = false
         [cache]
         max_value_bytes = 1000
+        lease = "1m"
         [worker]
         concurrency = 2
         shutdown_timeout = "1h30m"
@@ -163,6 +165,7 @@ fn every_key_of_the_file_is_read() {
     assert_eq!(settings.database.schema, "my larder");
     assert!(!settings.database.prepared);
     assert_eq!(settings.cache.max_value_bytes, 1_000);
+    assert_eq!(settings.cache.lease, Duration::from_secs(60));
     assert_eq!(settings.worker.concurrency, 2);
     assert_eq!(settings.worker.shutdown_timeout, Duration::from_secs(5_400));
     assert_eq!(settings.worker.heartbeat, Duration::from_secs(1));

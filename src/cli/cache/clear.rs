@@ -61,6 +61,13 @@ pub(super) async fn prefix(
     told(out, deleted?, "cache items")
 }
 
+pub(super) async fn tag(cache: &Cache, tag: &str, out: &mut Output) -> Result<Answer, Failure> {
+    let progress = Progress::spinner("deleting cache items");
+    let deleted = cache.clear_tag(tag).await;
+    drop(progress);
+    told(out, deleted?, "cache items")
+}
+
 pub(super) async fn expired(cache: &Cache, out: &mut Output) -> Result<Answer, Failure> {
     let what = "deleting expired cache items";
     // Their count costs a query, which is for a bar that somebody sees.
