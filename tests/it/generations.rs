@@ -159,7 +159,7 @@ both_engines! {
         // The one of another cache may compute at once; the waiter once the first has ended.
         computing.began().await;
         computing.gate.add_permits(3);
-        let ended = async |task| tokio::time::timeout(LONG, task).await.unwrap().unwrap();
+        let ended = async |task: JoinHandle<String>| tokio::time::timeout(LONG, task).await.unwrap().unwrap();
         assert_eq!(ended(first).await, "too old", "it asked before");
         assert_eq!((ended(late).await, ended(elsewhere).await), ("new".to_owned(), "new".to_owned()));
         assert_eq!(value(&cache).await.as_deref(), Some("new"));
