@@ -13,6 +13,7 @@ mod purge;
 mod read;
 mod refresh;
 mod rows;
+mod run;
 mod tags;
 mod waits;
 mod write;
