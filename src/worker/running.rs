@@ -82,8 +82,7 @@ impl Running {
             heartbeat: options.heartbeat,
             rescue_after: options.rescue_after,
         });
-        presence.beat().await?;
-        presence.rescue().await?;
+        let rescue_from = presence.begin(options.once).await?;
         let scheduler = Scheduler::load(queue, schedules).await?;
         if options.once {
             scheduler.catch_up().await?;
@@ -108,7 +107,7 @@ impl Running {
         );
         let mut background = vec![tokio::spawn({
             let (presence, present) = (presence.clone(), present.clone());
-            async move { presence.run(present).await }
+            async move { presence.run(rescue_from, present).await }
         })];
         if options.listen && database.engine() == Engine::Postgres {
             let listeners = listen::Listeners {
