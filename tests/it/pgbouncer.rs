@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use larder::clock::Clock;
 use larder::database::{Database, DatabaseOptions, SchemaPolicy};
-use larder::queue::{JobStatus, NewJob};
+use larder::queue::{JobStatus, NewJob, QueueLimits};
 use larder::schedule::{Cron, ScheduleEntry};
-use larder::{Cache, Expiration, JobError, Queue, Worker};
+use larder::{Cache, Expiration, JobContext, JobError, Queue, Worker};
+use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpStream;
 
@@ -151,13 +152,22 @@ fn workers_without_notifications_do_every_job_once_and_every_tick() {
         for _ in 0..2 {
             let mut options = lively();
             options.listen = false;
+            let mut narrow = QueueLimits::default();
+            narrow.max_running = Some(2);
+            options.queue_limits.insert("narrow".to_owned(), narrow);
             let every_second = ScheduleEntry::new(
                 "every-second",
                 Cron::parse_in("* * * * * *", "UTC").unwrap(),
                 NewJob::new(&probe(-1)),
             );
             let worker = Worker::new(bouncer.open(db).await).options(options);
-            let handler = async |job: Probe| Ok::<_, JobError>(job.value);
+            // What is to fail, fails once: its history is kept in a transaction.
+            let handler = async |job: Probe, cx: JobContext| match &job.value {
+                Value::String(_) if cx.attempt == 1 => {
+                    Err(JobError::retry_after("not yet", Duration::ZERO))
+                }
+                _ => Ok(job.value),
+            };
             workers.push(start(worker.schedule(every_second).register(handler)));
         }
         let queue = Queue::new(bouncer.open(db).await);
@@ -171,8 +181,16 @@ fn workers_without_notifications_do_every_job_once_and_every_tick() {
                 (1, number.to_string().as_str())
             );
         }
+        let narrow = (0..20).map(|n| NewJob::new(&probe(format!("{n}"))).queue("narrow"));
+        for enqueued in queue.enqueue_many(narrow).await.unwrap() {
+            assert_eq!(
+                becomes(&queue, enqueued.id, JobStatus::Done).await.attempt,
+                2
+            );
+            assert_eq!(queue.attempts(enqueued.id).await.unwrap().len(), 1);
+        }
         eventually("three ticks came", async || {
-            count(&queue, JobStatus::Done).await >= 303
+            count(&queue, JobStatus::Done).await >= 323
         })
         .await;
         for worker in workers {
