@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::flight::{Leader, Part, Waited};
-use super::lease::{Failure, Freshness, Lease, Taken};
+use super::lease::{Asker, Failure, Freshness, Lease, Taken};
 use super::limits::{check_key, decode, encode};
 use super::links::Links;
 use super::nested;
@@ -75,15 +75,30 @@ pub struct Memoize<'a> {
 
 /// What holds for a value and its computation.
 #[derive(Clone, Debug)]
-struct Plan {
-    fresh_for: Option<Duration>,
-    stale_for: Duration,
-    jitter: f64,
+pub(super) struct Plan {
+    pub(super) fresh_for: Option<Duration>,
+    pub(super) stale_for: Duration,
+    pub(super) jitter: f64,
     early: f64,
     errors_for: Option<Duration>,
     wait: Duration,
     corrupt_is_miss: bool,
-    links: Links,
+    pub(super) links: Links,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            fresh_for: None,
+            stale_for: Duration::ZERO,
+            jitter: 0.0,
+            early: 0.0,
+            errors_for: None,
+            wait: WAIT,
+            corrupt_is_miss: false,
+            links: Links::default(),
+        }
+    }
 }
 
 impl Cache {
@@ -92,16 +107,7 @@ impl Cache {
         Memoize {
             cache: self,
             key,
-            plan: Plan {
-                fresh_for: None,
-                stale_for: Duration::ZERO,
-                jitter: 0.0,
-                early: 0.0,
-                errors_for: None,
-                wait: WAIT,
-                corrupt_is_miss: false,
-                links: Links::default(),
-            },
+            plan: Plan::default(),
         }
     }
 }
@@ -282,7 +288,7 @@ impl Memoize<'_> {
 }
 
 impl Plan {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.links.check()?;
         if !(0.0..=1.0).contains(&self.jitter) {
             return Err(Error::invalid(format!(
@@ -300,7 +306,7 @@ impl Plan {
     }
 
     /// How long a value is good for whose computation ends `now`.
-    fn freshness(&self, now: Timestamp, chance: f64) -> Freshness {
+    pub(super) fn freshness(&self, now: Timestamp, chance: f64) -> Freshness {
         let after = |from: Timestamp, time: Duration| {
             from.saturating_add(TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX))
         };
@@ -322,15 +328,19 @@ fn pause_after(failures: i32) -> TimeDelta {
 }
 
 /// A live item as the reader of a memoized value sees it.
-struct Hit {
-    value: String,
-    generation: i64,
+pub(super) struct Hit {
+    pub(super) value: String,
+    pub(super) generation: i64,
     stale_at: Option<Timestamp>,
     cost: Option<i64>,
     retry_at: Option<Timestamp>,
 }
 
 impl Hit {
+    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
+        self.stale_at.is_some_and(|stale_at| stale_at <= now)
+    }
+
     fn wants_refresh(&self, now: Timestamp, beta: f64) -> bool {
         let Some(stale_at) = self.stale_at else {
             return false;
@@ -347,7 +357,7 @@ impl Hit {
 }
 
 impl Cache {
-    async fn hit(&self, key: &str) -> Result<Option<Hit>> {
+    pub(super) async fn hit(&self, key: &str) -> Result<Option<Hit>> {
         type Row = (
             JsonText,
             i64,
@@ -444,8 +454,11 @@ impl Run {
                 &self.key,
                 &self.plan.links,
                 self.seen,
-                self.leader.inherited,
-                awaited,
+                Asker {
+                    previous: self.leader.inherited,
+                    awaited,
+                    ..Asker::default()
+                },
             )
             .await
     }

@@ -108,7 +108,7 @@ async fn hear(database: &Database, heard: &broadcast::Sender<Heard>) -> Result<(
 }
 
 /// The pauses between the looks of one who waits for a key.
-pub(super) struct Pauses {
+pub(crate) struct Pauses {
     heard: Option<broadcast::Receiver<Heard>>,
     /// Held as long as it is wanted.
     _listener: Option<Arc<Listener>>,
@@ -133,7 +133,7 @@ impl Cache {
 
 impl Pauses {
     /// Returns when it is worth another look.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         let pause = tokio::time::sleep(self.next);
         self.next = (self.next * 2).min(self.longest);
         let Some(heard) = &mut self.heard else {
