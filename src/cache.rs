@@ -15,6 +15,7 @@ mod read;
 mod refresh;
 mod remembered;
 mod rows;
+mod run;
 mod tags;
 #[cfg(feature = "worker")]
 mod turn;

@@ -153,3 +153,66 @@ impl Pauses {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::cache::lease::{Asker, Taken};
+    use crate::cache::links::Links;
+    use crate::database::DatabaseOptions;
+
+    /// Whether one who would look again in an hour is woken when somebody else is done.
+    async fn is_woken(cache: &Cache) -> bool {
+        let mut pauses = cache.pauses("key");
+        pauses.next = Duration::from_secs(3_600);
+        let links = Links::default();
+        let working = async {
+            // Over and again, since it takes a while until the listener hears.
+            loop {
+                for key in ["another", "key"] {
+                    let taken = cache.take_lease(key, &links, None, Asker::default());
+                    let Taken::Lease(lease) = taken.await.unwrap() else {
+                        return;
+                    };
+                    cache.release_lease(key, lease).await.unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let woken = tokio::time::timeout(Duration::from_secs(20), pauses.next());
+        tokio::select! {
+            woken = woken => woken.is_ok(),
+            () = working => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn on_postgres_a_notification_wakes_who_waits_and_the_listener_ends_with_them() {
+        let url = std::env::var("LARDER_TEST_POSTGRES_URL")
+            .expect("LARDER_TEST_POSTGRES_URL names no PostgreSQL");
+        let schema = format!("test_{}", uuid::Uuid::now_v7().simple());
+        let options = DatabaseOptions::new(&url).schema(&schema);
+        let cache = Cache::new(options.connect().await.unwrap());
+        let woken = is_woken(&cache).await;
+        let listener = cache.ears.listener.lock().unwrap().upgrade();
+        let mut transaction = cache.database().begin().await.unwrap();
+        if let crate::database::Tx::Postgres(connection) = (&mut transaction).into() {
+            let drop_schema = sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"));
+            sqlx::query(drop_schema).execute(connection).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+        assert!(woken && listener.is_none());
+    }
+
+    #[tokio::test]
+    async fn on_sqlite_who_waits_looks_again_soon() {
+        let cache = Cache::connect("sqlite::memory:").await.unwrap();
+        let mut pauses = cache.pauses("key");
+        for _ in 0..10 {
+            pauses.next().await;
+        }
+        assert_eq!(pauses.next, LONGEST);
+        assert!(pauses.heard.is_none());
+    }
+}
