@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Cache, Data, Expiration, Job, JobError};
+use crate::cache::Memo;
+use crate::{Job, JobError};
 
 /// How long a digest is kept after it was taken.
 const KEEP: Duration = Duration::from_secs(30 * 86_400);
@@ -28,6 +29,12 @@ pub struct FileDigest {
 impl Job for FileDigest {
     const NAME: &'static str = "file_digest";
     type Output = Digest;
+
+    /// None of what is no file here, or not by this path: its handler says why.
+    fn memo(&self) -> Option<Memo> {
+        let found = self.path.is_absolute().then(|| stamp(&self.path).ok())??;
+        Some(Memo::new(found.key(&self.path)).fresh_for(KEEP))
+    }
 }
 
 /// Its result.
@@ -41,12 +48,12 @@ pub struct Digest {
     pub sha256: String,
 }
 
-/// Takes the digest, or finds the one that was taken of the same path, size and time of change.
+/// Takes the digest.
 ///
 /// # Errors
 /// Where the path is not absolute (the job is then dead at once), the file is missing, is not a file, cannot be read,
 /// or changes while it is read.
-pub async fn file_digest(job: FileDigest, cache: Data<Cache>) -> Result<Digest, JobError> {
+pub async fn file_digest(job: FileDigest) -> Result<Digest, JobError> {
     let path = job.path;
     if !path.is_absolute() {
         return Err(JobError::abort(format!(
@@ -55,12 +62,8 @@ pub async fn file_digest(job: FileDigest, cache: Data<Cache>) -> Result<Digest, 
         )));
     }
     let found = stamp(&path)?;
-    let mut cached = cache.cached::<Digest>(found.key(&path));
-    if let Some(digest) = cached.value().await? {
-        return Ok(digest.clone());
-    }
     tokio::time::sleep(found.settling()).await;
-    let digest = tokio::task::spawn_blocking(move || {
+    tokio::task::spawn_blocking(move || {
         let digest = read(&path)?;
         if stamp(&path)? != found || digest.bytes != found.size {
             return Err(JobError::retry(format!(
@@ -70,9 +73,7 @@ pub async fn file_digest(job: FileDigest, cache: Data<Cache>) -> Result<Digest, 
         }
         Ok(digest)
     })
-    .await??;
-    cached.set_with(&digest, Expiration::after(KEEP)).await?;
-    Ok(digest)
+    .await?
 }
 
 /// What tells one content of a path from another.

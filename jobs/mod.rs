@@ -19,6 +19,7 @@ pub fn all() -> Handlers {
         .register(prune_jobs::prune_jobs)
         .register(run_command::run_command)
         .fitting(run_command::is_named)
+        .memoizing(run_command::memo)
 }
 
 /// The schedules that exist with no `larder.toml` at all; it may change or disable them.

@@ -6,8 +6,9 @@ use chrono::SecondsFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::cache::Memo;
 use crate::command::{Commands, variable};
-use crate::{Cache, Data, Expiration, Job, JobContext, JobError};
+use crate::{Data, Job, JobContext, JobError};
 
 /// Its payload: `{"command": "NAME", "input": JSON}`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ impl Job for RunCommand {
     type Output = Box<RawValue>;
 }
 
-/// Runs the command, or finds what it gave for the same input while that is fresh.
+/// Runs the command.
 ///
 /// # Errors
 /// Where there is no such command (the job is then dead at once), or it fails, as [`CommandError`] says.
@@ -35,27 +36,24 @@ impl Job for RunCommand {
 pub async fn run_command(
     job: RunCommand,
     commands: Option<Data<Commands>>,
-    cache: Data<Cache>,
     cx: JobContext,
 ) -> Result<Box<RawValue>, JobError> {
     let commands = commands.map(|commands| (*commands).clone());
     let command = commands.unwrap_or_default().get(&job.command);
     let command = command.map_err(JobError::abort)?;
-    let input = job.input.as_deref();
-    let Some(fresh_for) = command.fresh_for() else {
-        return Ok(command.run(input, told(&cx)).await?);
-    };
-    let key = format!("{}:{}", RunCommand::NAME, command.fingerprint(input));
-    let mut cached = cache.cached::<Box<RawValue>>(key);
-    if let Some(result) = cached.value().await? {
-        return Ok(result.clone());
-    }
-    let result = command.run(input, told(&cx)).await?;
-    if let Err(error) = cached.set_with(&result, Expiration::after(fresh_for)).await {
-        // The work is done: a result that the cache does not take is a result.
-        tracing::warn!(command = job.command, %error, "the command's result is not remembered");
-    }
-    Ok(result)
+    Ok(command.run(job.input.as_deref(), told(&cx)).await?)
+}
+
+/// Where its result is remembered, if the command is one that gives `fresh_for`.
+#[must_use]
+pub fn memo(job: &RunCommand, commands: &Commands) -> Option<Memo> {
+    let command = commands.get(&job.command).ok()?;
+    let key = format!(
+        "{}:{}",
+        RunCommand::NAME,
+        command.fingerprint(job.input.as_deref())
+    );
+    Some(Memo::new(key).fresh_for(command.fresh_for()?))
 }
 
 /// Whether its command is among those that there are.

@@ -7,14 +7,18 @@ mod flight;
 pub(crate) mod lease;
 mod limits;
 pub(crate) mod links;
+mod memo;
 mod memoize;
 mod nested;
 mod purge;
 mod read;
 mod refresh;
+mod remembered;
 mod rows;
 mod run;
 mod tags;
+#[cfg(feature = "worker")]
+mod turn;
 mod waits;
 mod write;
 
@@ -30,13 +34,16 @@ use serde::de::DeserializeOwned;
 pub use cached::Cached;
 pub use expiration::Expiration;
 use limits::check_prefix;
-pub(crate) use limits::{check_depth, check_text};
+pub(crate) use limits::{check_depth, check_text, decode};
+pub use memo::Memo;
 pub use memoize::Memoize;
 pub use purge::Purge;
 pub use tags::Tagged;
+#[cfg(feature = "worker")]
+pub(crate) use turn::Turn;
 
 use crate::clock::Timestamp;
-use crate::database::Database;
+use crate::database::{Database, Id};
 use crate::error::Result;
 
 /// A cache in a database. Stateless and cheap to clone: every read sees the current row.
@@ -105,6 +112,8 @@ pub struct ItemInfo {
     pub lease_until: Option<DateTime<Utc>>,
     /// The error of its last refresh, where that failed.
     pub last_error: Option<String>,
+    /// The job that computes its next value, or computed this one.
+    pub job: Option<Id>,
 }
 
 /// Counts over a cache's namespace.

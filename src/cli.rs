@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod call;
 mod config;
 mod database;
 mod enqueue;
@@ -74,6 +75,8 @@ enum Command {
     Worker(worker::Args),
     /// Put a job into its queue, and print its id
     Enqueue(enqueue::Args),
+    /// Print the result of a memoized job: the remembered one, or what a worker computes
+    Call(call::Args),
     /// Look at jobs, retry, cancel and prune them
     #[command(subcommand)]
     Jobs(jobs::Command),
@@ -210,6 +213,7 @@ fn with_settings(command: Command, context: &mut Context) -> Result<Answer, Fail
     match command {
         Command::Worker(args) => args.run(context),
         Command::Enqueue(args) => args.run(context),
+        Command::Call(args) => args.run(context),
         Command::Jobs(command) => command.run(context),
         Command::Queues(command) => command.run(context),
         Command::Schedule(command) => command.run(context),

@@ -195,6 +195,21 @@ impl Queue {
         Ok(names)
     }
 
+    /// The job that holds the name and the unique key of `job`, if one does.
+    pub(crate) async fn holder_of_key(&self, job: &NewJob) -> Result<Option<JobId>> {
+        let mut connection = self.database.read().await?;
+        let mut tx = connection.tx();
+        let holder: Option<(JobId,)> = query!(
+            self.database,
+            tx,
+            fetch_optional,
+            Sql::JobKeyHolder,
+            &job.name,
+            job.unique_key.as_deref()
+        )?;
+        Ok(holder.map(|(id,)| id))
+    }
+
     /// Deleting finished jobs, with choices: of which status, and how old.
     pub fn prune(&self) -> Prune<'_> {
         Prune::new(self)

@@ -4,6 +4,7 @@ mod context;
 mod dispatch;
 mod handler;
 mod listen;
+mod memoized;
 mod running;
 mod thread;
 

@@ -66,6 +66,19 @@ pub(crate) struct Lease {
     linked: bool,
 }
 
+/// Who asks for a lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asker {
+    /// A computation that is known to be over.
+    pub(crate) previous: Option<Id>,
+    /// The one whose failure the caller shares.
+    pub(crate) awaited: Option<Id>,
+    /// The job that computes, where it is one.
+    pub(crate) job: Option<Id>,
+    /// Whether what that job holds already is an earlier attempt's, which is over.
+    pub(crate) takes_over: bool,
+}
+
 /// What came of asking for a lease.
 #[derive(Debug)]
 pub(crate) enum Taken {
@@ -89,14 +102,12 @@ pub(crate) struct Freshness {
 
 impl Cache {
     /// Takes the lease of `key`, unless somebody holds it, or has written the item since generation `seen` was read.
-    /// `previous` is a computation that is known to be over, and `awaited` the one whose failure the caller shares.
     pub(crate) async fn take_lease(
         &self,
         key: &str,
         links: &Links,
         seen: Option<i64>,
-        previous: Option<Id>,
-        awaited: Option<Id>,
+        asker: Asker,
     ) -> Result<Taken> {
         let now = self.now();
         let holder = Id(Uuid::now_v7());
@@ -113,10 +124,12 @@ impl Cache {
                 now,
                 holder,
                 until,
-                previous,
+                asker.previous,
                 seen,
                 !links.is_empty(),
-                awaited
+                asker.awaited,
+                asker.job,
+                asker.job.filter(|_| asker.takes_over)
             )
         };
         let taken = if links.is_empty() {
@@ -144,7 +157,7 @@ impl Cache {
                 linked,
             }));
         }
-        self.why_not(key, awaited).await
+        self.why_not(key, asker.awaited).await
     }
 
     async fn why_not(&self, key: &str, awaited: Option<Id>) -> Result<Taken> {

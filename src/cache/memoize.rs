@@ -70,14 +70,29 @@ pub struct Memoize<'a> {
 /// What holds for a value and its computation.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    fresh_for: Option<Duration>,
-    stale_for: Duration,
-    jitter: f64,
+    pub(super) fresh_for: Option<Duration>,
+    pub(super) stale_for: Duration,
+    pub(super) jitter: f64,
     early: f64,
     pub(super) errors_for: Option<Duration>,
     pub(super) wait: Duration,
     corrupt_is_miss: bool,
     pub(super) links: Links,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            fresh_for: None,
+            stale_for: Duration::ZERO,
+            jitter: 0.0,
+            early: 0.0,
+            errors_for: None,
+            wait: WAIT,
+            corrupt_is_miss: false,
+            links: Links::default(),
+        }
+    }
 }
 
 impl Cache {
@@ -86,16 +101,7 @@ impl Cache {
         Memoize {
             cache: self,
             key,
-            plan: Plan {
-                fresh_for: None,
-                stale_for: Duration::ZERO,
-                jitter: 0.0,
-                early: 0.0,
-                errors_for: None,
-                wait: WAIT,
-                corrupt_is_miss: false,
-                links: Links::default(),
-            },
+            plan: Plan::default(),
         }
     }
 }
@@ -276,7 +282,7 @@ impl Memoize<'_> {
 }
 
 impl Plan {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.links.check()?;
         if !(0.0..=1.0).contains(&self.jitter) {
             return Err(Error::invalid(format!(
@@ -312,13 +318,17 @@ impl Plan {
 /// A live item as the reader of a memoized value sees it.
 pub(super) struct Hit {
     pub(super) value: String,
-    generation: i64,
+    pub(super) generation: i64,
     stale_at: Option<Timestamp>,
     cost: Option<i64>,
     retry_at: Option<Timestamp>,
 }
 
 impl Hit {
+    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
+        self.stale_at.is_some_and(|stale_at| stale_at <= now)
+    }
+
     fn wants_refresh(&self, now: Timestamp, beta: f64) -> bool {
         let Some(stale_at) = self.stale_at else {
             return false;

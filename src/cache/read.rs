@@ -9,7 +9,7 @@ use super::limits::{check_key, check_prefix, decode, prefix_end};
 use super::rows::rows_of_keys;
 use super::{Cache, CacheStats, ItemInfo, Ttl};
 use crate::clock::Timestamp;
-use crate::database::{JsonText, Sql, Tx, query};
+use crate::database::{Id, JsonText, Sql, Tx, query};
 use crate::error::Result;
 
 /// Keys read at once by a stream of keys.
@@ -166,6 +166,7 @@ impl Cache {
             Option<Timestamp>,
             Option<String>,
             bool,
+            Option<Id>,
         );
         check_key(key)?;
         let mut tx = self.database.own(tx)?;
@@ -192,6 +193,7 @@ impl Cache {
             lease_until,
             last_error,
             linked,
+            job,
         ) = row;
         let (tags, depends_on) = if linked {
             self.links_of(&mut tx, key).await?
@@ -211,6 +213,7 @@ impl Cache {
             depends_on,
             lease_until: lease_until.map(Into::into),
             last_error,
+            job,
         };
         Ok(Some((value.0, info)))
     }

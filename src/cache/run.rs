@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::flight::Leader;
-use super::lease::{Failure, Lease, Taken};
+use super::lease::{Asker, Failure, Lease, Taken};
 use super::limits::{decode, encode};
 use super::memoize::Plan;
 use super::nested;
@@ -90,8 +90,11 @@ impl Run {
                 &self.key,
                 &self.plan.links,
                 self.seen,
-                self.leader.inherited,
-                awaited,
+                Asker {
+                    previous: self.leader.inherited,
+                    awaited,
+                    ..Asker::default()
+                },
             )
             .await
     }

@@ -108,7 +108,7 @@ async fn hear(database: &Database, heard: &broadcast::Sender<Heard>) -> Result<(
 }
 
 /// The pauses between the looks of one who waits for a key.
-pub(super) struct Pauses {
+pub(crate) struct Pauses {
     heard: Option<broadcast::Receiver<Heard>>,
     /// Held as long as it is wanted.
     _listener: Option<Arc<Listener>>,
@@ -133,7 +133,7 @@ impl Cache {
 
 impl Pauses {
     /// Returns when it is worth another look.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         let pause = tokio::time::sleep(self.next);
         self.next = (self.next * 2).min(self.longest);
         let Some(heard) = &mut self.heard else {
@@ -158,7 +158,7 @@ impl Pauses {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::cache::lease::Taken;
+    use crate::cache::lease::{Asker, Taken};
     use crate::cache::links::Links;
     use crate::database::DatabaseOptions;
 
@@ -171,7 +171,7 @@ mod tests {
             // Over and again, since it takes a while until the listener hears.
             loop {
                 for key in ["another", "key"] {
-                    let taken = cache.take_lease(key, &links, None, None, None);
+                    let taken = cache.take_lease(key, &links, None, Asker::default());
                     let Taken::Lease(lease) = taken.await.unwrap() else {
                         return;
                     };

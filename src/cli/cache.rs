@@ -250,7 +250,7 @@ fn whole_seconds(left: Duration) -> u128 {
     left.as_millis().div_ceil(1_000)
 }
 
-/// What `get --info` shows. The jobs of memoized keys are not there yet.
+/// What `get --info` shows.
 #[derive(Serialize)]
 struct Info {
     stale_at: Option<String>,
@@ -272,7 +272,7 @@ async fn info(cache: &Cache, key: &str, out: &mut Output) -> Result<Answer, Fail
         tags: info.tags,
         lease: info.lease_until.map(instant),
         last_error: info.last_error,
-        job_id: None,
+        job_id: info.job.map(|job| job.to_string()),
         created_at: instant(info.created_at),
         updated_at: instant(info.updated_at),
     });

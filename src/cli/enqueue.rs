@@ -10,7 +10,7 @@ use super::{Context, database, input, wait};
 use crate::queue::Queue;
 
 /// The longest payload that is read: what the databases take at the most.
-const MOST: u64 = 1_000_000_000;
+pub(super) const MOST: u64 = 1_000_000_000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

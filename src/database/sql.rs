@@ -128,11 +128,11 @@ macro_rules! statements {
 /// What a value that is written ends: the one before, and whoever computes the next. Tags stay with a live item alone.
 macro_rules! forget {
     () => {
-        concat!(forget!(computed), ", stale_at = NULL, cost = NULL, generation = excluded.generation")
+        concat!(forget!(computed), ", job = NULL, stale_at = NULL, cost = NULL, generation = excluded.generation")
     };
     (computed) => {
         "vacant = FALSE, holder = NULL, lease_until = NULL, failed = NULL, last_error = NULL, failures = 0, \
-         retry_at = NULL, error_until = NULL, job = NULL"
+         retry_at = NULL, error_until = NULL"
     };
 }
 
@@ -382,7 +382,7 @@ statements! {
         AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND {live:$3}";
     CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
         item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
-        item.last_error, item.linked \
+        item.last_error, item.linked, item.job \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDeadline: "SELECT item.expires_at FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
@@ -401,7 +401,7 @@ statements! {
          updated_at = excluded.updated_at WHERE NOT {live:$6}");
     CacheSetIf: concat!(
         "UPDATE {item} AS item SET value = $3, expires_at = CASE WHEN $7 THEN item.expires_at ELSE $4 END, ",
-        forget!(computed), ", stale_at = NULL, cost = NULL, generation = $5, \
+        forget!(computed), ", job = NULL, stale_at = NULL, cost = NULL, generation = $5, \
          updated_at = CASE WHEN item.created_at > $6 THEN item.created_at ELSE $6 END \
          WHERE item.namespace = $1 AND item.key = $2 AND item.generation = $8 AND {live:$6}");
     CacheIncrement: concat!(
@@ -458,12 +458,12 @@ statements! {
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     // Whoever computes has the row: a vacant one where there was none, so that invalidating the key meets it. A row that
     // somebody wrote since generation $8 was read is left to its reader, and so is an error that stands for a value, or
-    // is that of the computation $10 that was waited for.
+    // is that of the computation $10 that was waited for. A lease of the job $12 may be taken over.
     LeaseTake: "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, \
-        vacant, holder, lease_until, linked) VALUES ($1, $2, {json:'null'}, {time:0}, $3, $4, $4, TRUE, $5, $6, $9) \
+        vacant, holder, lease_until, linked, job) VALUES ($1, $2, {json:'null'}, {time:0}, $3, $4, $4, TRUE, $5, $6, $9, $11) \
         ON CONFLICT (namespace, key) DO UPDATE SET holder = excluded.holder, lease_until = excluded.lease_until, \
-        linked = item.linked OR excluded.linked \
-        WHERE (item.holder IS NULL OR item.lease_until <= $4 OR item.holder = $7) \
+        linked = item.linked OR excluded.linked, job = excluded.job \
+        WHERE (item.holder IS NULL OR item.lease_until <= $4 OR item.holder = $7 OR item.job = $12) \
         AND (NOT {live:$4} OR item.generation = $8) \
         AND NOT COALESCE(CASE WHEN {live:$4} THEN item.retry_at ELSE item.error_until END > $4, FALSE) \
         AND NOT COALESCE(item.failed = $10, FALSE) RETURNING failures, linked";

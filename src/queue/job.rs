@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::DEFAULT_QUEUE;
-use crate::cache::{check_depth, check_text};
+use crate::cache::{Memo, check_depth, check_text};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
@@ -44,6 +44,17 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const BACKOFF: Option<Backoff> = None;
     /// How long one attempt may take; `None` is for ever.
     const TIMEOUT: Option<Duration> = None;
+
+    /// Where its result is remembered, and for how long; `None`, unless said, is not at all. Such a job is for
+    /// [`Larder::call`](crate::Larder::call).
+    ///
+    /// While the result is fresh, a job that is enqueued all the same, or tried again, is done with it and its handler
+    /// does not run; of several at work one runs, and the others have its result. What a handler returns is remembered
+    /// before its job is done, unless somebody has invalidated it since the handler began: then it runs again within
+    /// the same attempt, three times at most. An error is not remembered.
+    fn memo(&self) -> Option<Memo> {
+        None
+    }
 }
 
 /// How long a failed job waits before its next attempt: `base * factor^(attempt - 1)`, at most `cap`, moved by up to

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::context::Retry;
-use super::{Handlers, JobContext, JobError, Registered};
+use super::{Handlers, JobContext, JobError, Registered, memoized};
 use crate::clock::Clock;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome};
@@ -80,8 +80,11 @@ impl Dispatch {
             Err(error) => self.failed(&claimed, None, JobError::retry(error)),
             Ok(registered) => {
                 let task = self.task(&claimed, payload, worker);
-                let mut handler =
-                    tokio::spawn(IN_HANDLER.scope((), limited(registered.clone(), task)));
+                let running = claimed.hold.running().clone();
+                let mut handler = tokio::spawn(IN_HANDLER.scope(
+                    (),
+                    memoized::attempt(registered.clone(), task, claimed.id, running),
+                ));
                 tokio::select! {
                     biased;
                     ended = &mut handler => match ended {
@@ -193,7 +196,10 @@ impl Dispatch {
 }
 
 /// The handler's run, ended by its type's timeout.
-async fn limited(registered: Registered, task: Task<String>) -> Result<String, JobError> {
+pub(super) async fn limited(
+    registered: Registered,
+    task: Task<String>,
+) -> Result<String, JobError> {
     let run = (registered.run)(task);
     match registered.timeout {
         None => run.await,
@@ -215,14 +221,14 @@ fn panicked(error: tokio::task::JoinError) -> JobError {
     let Ok(panic) = error.try_into_panic() else {
         return JobError::retry("its task was cancelled");
     };
-    let message = message_of(&*panic);
-    JobError::retry(format!("its handler panicked: {message}"))
+    JobError::retry(panic_message(&*panic))
 }
 
-fn message_of(panic: &(dyn Any + Send)) -> &str {
-    panic
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let message = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+        .unwrap_or("no message");
+    format!("its handler panicked: {message}")
 }

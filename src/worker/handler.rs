@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
+use apalis_core::task::extensions::Extensions;
 use apalis_core::task::from_request::FromRequest;
 use apalis_core::task::into_response::IntoResponse;
 use apalis_core::task::task_fn::task_fn;
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 use tower::Service;
 
 use super::JobError;
+use crate::cache::Memo;
 use crate::error::{Error, Result};
 use crate::queue::{Backoff, Job, NewJob};
 
@@ -75,7 +77,10 @@ pub struct Registered {
     pub(super) run: Arc<Run>,
     check: fn(&str) -> Result<(), serde_json::Error>,
     fits: Option<Arc<Fits>>,
+    memo: Arc<MemoOf>,
 }
+
+type MemoOf = dyn Fn(&str, &Extensions) -> Option<Memo> + Send + Sync;
 
 type Fits = dyn Fn(&str, &dyn Any) -> Result<()> + Send + Sync;
 
@@ -113,6 +118,23 @@ impl Registered {
         self.fits
             .as_ref()
             .map_or(Ok(()), |fits| fits(payload.get(), data))
+    }
+
+    /// What a job with this payload says of its result, where its handler is given this data.
+    pub(super) fn memo(&self, payload: &str, data: &Extensions) -> Option<Memo> {
+        (self.memo)(payload, data)
+    }
+
+    /// [`Registered::memo`] with data of one type.
+    #[cfg(feature = "cli")]
+    pub(crate) fn memo_with<T: Clone + Send + Sync + 'static>(
+        &self,
+        payload: &RawValue,
+        data: T,
+    ) -> Option<Memo> {
+        let mut given = Extensions::new();
+        given.insert(data);
+        self.memo(payload.get(), &given)
     }
 }
 
@@ -172,6 +194,7 @@ impl Handlers {
             run: Arc::new(run),
             check: |payload| decode::<J>(payload).map(drop),
             fits: None,
+            memo: Arc::new(|payload, _| decode::<J>(payload).ok()?.memo()),
         };
         self.by_name.insert(J::NAME, registered);
         self
@@ -201,6 +224,46 @@ impl Handlers {
                     _ => Ok(()),
                 }
             }));
+        }
+        self
+    }
+
+    /// Takes the [`memo`](Job::memo) of jobs of type `J`, which must be registered, from `memo`, which is also given the
+    /// data of type `T` that their handler is given.
+    ///
+    /// ```
+    /// use larder::cache::Memo;
+    /// use larder::worker::Handlers;
+    /// use larder::{Job, JobError};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Forecast { city: String }
+    ///
+    /// impl Job for Forecast {
+    ///     const NAME: &'static str = "forecast";
+    ///     type Output = String;
+    /// }
+    ///
+    /// #[derive(Clone)]
+    /// struct Model { version: u32 }
+    ///
+    /// async fn forecast(job: Forecast) -> Result<String, JobError> {
+    ///     Ok(format!("fine in {}", job.city))
+    /// }
+    ///
+    /// let memo = |job: &Forecast, model: &Model| Some(Memo::new(format!("forecast:{}:{}", model.version, job.city)));
+    /// let handlers = Handlers::default().register(forecast).memoizing(memo);
+    /// assert!(handlers.get("forecast").is_ok());
+    /// ```
+    #[must_use]
+    pub fn memoizing<J: Job, T: Send + Sync + 'static>(
+        mut self,
+        memo: fn(&J, &T) -> Option<Memo>,
+    ) -> Self {
+        if let Some(registered) = self.by_name.get_mut(J::NAME) {
+            registered.memo =
+                Arc::new(move |payload, data| memo(&decode::<J>(payload).ok()?, data.get::<T>()?));
         }
         self
     }

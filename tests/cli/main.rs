@@ -5,6 +5,7 @@
 mod support;
 
 mod cache;
+mod call;
 mod commands;
 mod config;
 mod enqueue;

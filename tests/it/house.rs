@@ -15,6 +15,7 @@ const RANKS: &[(&str, u8)] = &[
     ("command", 3),
     ("queue", 3),
     ("schedule", 3),
+    ("call", 4),
     ("worker", 4),
     ("settings", 5),
     ("http", 5),

@@ -30,6 +30,8 @@ mod attempts;
 mod away;
 #[cfg(feature = "worker")]
 mod blocking;
+#[cfg(feature = "worker")]
+mod calls;
 #[cfg(all(feature = "worker", unix))]
 mod commands;
 #[cfg(feature = "worker")]

@@ -1,0 +1,105 @@
+//! Computing an item by a job: what an attempt does before its handler, and after it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::lease::{Asker, Failure, KeptLease, Lease, Taken};
+use super::limits::encode;
+use super::{Cache, Memo, nested};
+use crate::database::{Id, JsonText};
+use crate::error::{Error, Result};
+
+/// What is an attempt's to do.
+pub(crate) enum Turn {
+    /// Nothing: there is a fresh value, of this JSON.
+    Fresh(String),
+    Computes(Box<Computation>),
+}
+
+/// The right to compute an item, until it is kept, has failed, or is dropped.
+pub(crate) struct Computation {
+    cache: Cache,
+    memo: Memo,
+    lease: Lease,
+    kept: KeptLease,
+    started: Instant,
+}
+
+impl Cache {
+    /// Waits until `job` may compute the item, or need not any more. A lease of its earlier attempt is no obstacle where
+    /// the attempt `takes_over`.
+    pub(crate) async fn turn_of(&self, memo: &Memo, job: Id, takes_over: bool) -> Result<Turn> {
+        let mut pauses = None;
+        loop {
+            let seen = match self.hit(&memo.key).await? {
+                Some(hit) if !hit.is_stale(self.now()) => return Ok(Turn::Fresh(hit.value)),
+                stale => stale.map(|hit| hit.generation),
+            };
+            let asker = Asker {
+                job: Some(job),
+                takes_over,
+                ..Asker::default()
+            };
+            match self
+                .take_lease(&memo.key, &memo.plan.links, seen, asker)
+                .await?
+            {
+                Taken::Lease(lease) => {
+                    let kept = self.keep_lease(&memo.key, lease);
+                    while !self.is_unclaimed(&memo.plan.links).await? {
+                        let pause = Duration::from_millis(rand::random_range(1..=10));
+                        tokio::time::sleep(pause).await;
+                    }
+                    return Ok(Turn::Computes(Box::new(Computation {
+                        cache: self.clone(),
+                        memo: memo.clone(),
+                        lease,
+                        kept,
+                        started: Instant::now(),
+                    })));
+                }
+                Taken::Failure(failure) => return Err(failure.into_error(&memo.key)),
+                // Somebody else computes it, or has just written it.
+                Taken::Value(_) | Taken::Held(_) | Taken::Changed => {}
+            }
+            let pauses = pauses.get_or_insert_with(|| self.pauses(&memo.key));
+            pauses.next().await;
+        }
+    }
+}
+
+impl Computation {
+    /// What the computation gives, which must not ask for the item itself.
+    pub(crate) async fn run<T>(&self, computation: impl Future<Output = T>) -> T {
+        nested::scope(&self.cache, &self.memo.key, computation).await
+    }
+
+    /// Keeps the JSON that was computed, and returns whether it may be: where not, somebody has written or invalidated
+    /// the item since the computation began.
+    pub(crate) async fn keep(self, json: &str) -> Result<bool> {
+        let cost = self.started.elapsed();
+        let Memo { key, plan } = &self.memo;
+        let value: &RawValue = serde_json::from_str(json)
+            .map_err(|error| Error::invalid(format!("the value of key {key:?}: {error}")))?;
+        let text = JsonText(encode(key, value, self.cache.max_value_bytes)?);
+        let freshness = plan.freshness(self.cache.now(), rand::random());
+        let written = self
+            .cache
+            .write_back(key, self.lease, &text, freshness, cost, &plan.links)
+            .await?;
+        self.kept.end();
+        Ok(written)
+    }
+
+    /// Keeps the error on the item. The job itself knows when it is tried again.
+    pub(crate) async fn fail(self, message: String) {
+        let Memo { key, .. } = &self.memo;
+        let now = self.cache.now();
+        let failure = Failure::told(message);
+        match self.cache.fail(key, self.lease, &failure, now, None).await {
+            Ok(()) => self.kept.end(),
+            Err(error) => tracing::warn!(%key, %error, "the error of a computation is not kept"),
+        }
+    }
+}
