@@ -277,7 +277,7 @@ impl Cache {
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
         let items: Vec<_> = items.into_iter().collect();
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_briefly().await?;
         self.set_many_in(&mut transaction, items, expiration)
             .await?;
         transaction.commit().await

@@ -320,6 +320,21 @@ impl Database {
         })
     }
 
+    /// [`Database::begin`] of what comes to its end without a pause. PostgreSQL ends it when it hears no more of it: a
+    /// process that is stopped, or cut off, must not keep what others wait for.
+    pub(crate) async fn begin_briefly(&self) -> Result<Transaction> {
+        let Pool::Postgres(pool) = &self.inner.pool else {
+            return self.begin().await;
+        };
+        let patience = pool.options().get_acquire_timeout().as_millis() * 2;
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {patience}");
+        let begun = pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
+        Ok(Transaction {
+            inner: OwnedTransaction::Postgres(begun),
+            database: self.clone(),
+        })
+    }
+
     /// The same database with connections of its own, for those who must not wait until others give theirs back. They
     /// are opened when they are first used. A database in memory has one connection, and shares it.
     pub(crate) fn apart(&self, connections: u32) -> Self {

@@ -39,7 +39,7 @@ use chrono::{DateTime, Utc};
 pub use enqueue::{Enqueue, Enqueued};
 pub use job::{Backoff, Job, NewJob};
 #[cfg(feature = "worker")]
-pub use limits::QueueLimits;
+pub use limits::{QueueLimits, QueueTable};
 pub use prune::{Prune, Retention};
 pub use queues::QueueState;
 #[cfg(feature = "worker")]

@@ -215,7 +215,7 @@ impl ScheduleEntry {
     /// As [`ScheduleEntry::check`], and where the database fails.
     pub async fn run_now(&self, queue: &Queue) -> Result<Enqueued> {
         let database = queue.database();
-        let mut transaction = database.begin().await?;
+        let mut transaction = database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         let job = self.job_of(None, database.clock().now().into())?;
         let enqueued = queue.enqueue_new(job).in_tx(tx.reborrow()).await?;

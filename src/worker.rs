@@ -27,7 +27,7 @@ pub use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::database::Database;
 use crate::error::{Error, Result};
-use crate::queue::{Backoff, Job, Queue, QueueLimits};
+use crate::queue::{Backoff, Job, Queue, QueueLimits, QueueTable};
 use crate::schedule::{ScheduleEntry, Schedules};
 use running::Running;
 use thread::OwnThread;
@@ -129,6 +129,7 @@ pub struct Worker {
     handlers: Handlers,
     data: Extensions,
     schedules: Schedules,
+    queues: Option<watch::Receiver<QueueTable>>,
     on_ready: Box<dyn FnOnce() + Send>,
 }
 
@@ -168,6 +169,7 @@ impl Worker {
             handlers: Handlers::default(),
             data: Extensions::new(),
             schedules: Schedules::default(),
+            queues: None,
             on_ready: Box::new(|| ()),
         }
     }
@@ -246,6 +248,28 @@ impl Worker {
     #[must_use]
     pub fn schedules(mut self, changing: watch::Receiver<Vec<ScheduleEntry>>) -> Self {
         self.schedules.changing = Some(changing);
+        self
+    }
+
+    /// Follows what `table` says of single queues, instead of what its options say: a change takes effect with the next
+    /// claim. Jobs that run stay as they are.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use larder::queue::QueueTable;
+    /// use tokio::sync::watch;
+    ///
+    /// let table = watch::Sender::new(QueueTable::default());
+    /// let worker = larder::Worker::connect("sqlite::memory:").await?.queues(table.subscribe());
+    /// table.send_modify(|table| {
+    ///     table.concurrency.insert("reports".to_owned(), 2);
+    /// });
+    /// # drop(worker);
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn queues(mut self, table: watch::Receiver<QueueTable>) -> Self {
+        self.queues = Some(table);
         self
     }
 

@@ -9,16 +9,13 @@ use tokio::sync::oneshot;
 
 use super::args::{duration, name};
 use super::failure::{Answer, Failure};
-use super::{Context, database, supervise};
+use super::{Context, database};
 use crate::cache::Cache;
 use crate::database::{Database, SchemaPolicy};
 use crate::queue::{Backoff, Queue};
 use crate::settings::{Settings, redact_url};
 use crate::worker::{Ended, Worker, WorkerOptions};
 use reload::Reload;
-
-/// A second signal this soon is the first one's echo.
-const ECHO: Duration = Duration::from_millis(20);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -89,6 +86,8 @@ impl Args {
         let worker = worker(settings, &database, options)
             .register_all(handlers.clone())
             .schedules(reload.schedule())
+            .queues(reload.queues())
+            .data(reload.commands())
             .data(reload.settings())
             // For whoever waits for it, a line of its own that no log filter takes away.
             .on_ready(move || {
@@ -111,16 +110,6 @@ impl Args {
             concurrency: self
                 .concurrency
                 .map_or(settings.worker.concurrency, usize::from),
-            queue_concurrency: settings
-                .queues
-                .iter()
-                .filter_map(|(name, queue)| Some((name.clone(), queue.concurrency?)))
-                .collect(),
-            queue_limits: settings
-                .queues
-                .iter()
-                .map(|(name, queue)| (name.clone(), queue.limits()))
-                .collect(),
             queues: self.queues,
             shutdown_timeout: self
                 .shutdown_timeout
@@ -136,6 +125,7 @@ impl Args {
                 cap: backoff.cap,
                 jitter: backoff.jitter,
             },
+            ..WorkerOptions::default()
         }
     }
 }
@@ -151,7 +141,6 @@ fn worker(settings: &Settings, database: &Database, options: WorkerOptions) -> W
         )
         .with_queue(Queue::new(database.clone()).with_max_attempts(settings.jobs.max_attempts))
         .data(settings.jobs.retention())
-        .data(supervise::commands(settings))
 }
 
 /// Comes when the signal has; a watch that ended without one never comes.
@@ -177,8 +166,6 @@ fn signals() -> Result<(oneshot::Receiver<()>, oneshot::Receiver<()>), Failure> 
     let watch = async move {
         signals.next().await;
         let _ = tell_first.send(());
-        // `timeout` and its kin signal a process and then its group: that is one signal, come twice.
-        let _ = tokio::time::timeout(ECHO, signals.next()).await;
         signals.next().await;
         let _ = tell_second.send(());
     };

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 16] = [
+pub(super) const PAIRS: [Pair; 15] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -64,12 +64,6 @@ pub(super) const PAIRS: [Pair; 16] = [
         name: "share",
         sqlite: "",
         postgres: "FOR KEY SHARE",
-    },
-    // A worker that is stopped while it holds the lock of a queue loses it. A setting of the transaction alone.
-    Pair {
-        name: "patience",
-        sqlite: "",
-        postgres: ", set_config('idle_in_transaction_session_timeout', '10s', TRUE)",
     },
     // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts. The
     // argument is another channel's ending, for what is of no use to whoever waits for jobs.
@@ -674,7 +668,7 @@ statements! {
     // Its row keeps off whoever else claims of the queue by its limits, until the transaction ends. Not its key: those
     // who claim without limits do not wait.
     QueueLock: "INSERT INTO {queue} AS queue (name) VALUES ($1) \
-        ON CONFLICT (name) DO UPDATE SET starts = queue.starts RETURNING paused_at, starts{patience}";
+        ON CONFLICT (name) DO UPDATE SET starts = queue.starts RETURNING paused_at, starts";
     QueueGet: "SELECT paused_at, starts FROM {queue} WHERE name = $1";
     QueueStarted: "UPDATE {queue} SET starts = $2 WHERE name = $1";
     QueueAdd: "INSERT INTO {queue} (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";

@@ -133,7 +133,7 @@ impl Queue {
             let mut connection = self.database.write().await?;
             self.insert(connection.tx(), &batch).await?
         } else {
-            let mut transaction = self.database.begin().await?;
+            let mut transaction = self.database.begin_briefly().await?;
             let enqueued = self.insert(Tx::from(&mut transaction), &batch).await?;
             transaction.commit().await?;
             enqueued

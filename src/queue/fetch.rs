@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::JobId;
 use super::backend::{Claimed, JobBackend, Slot};
 use super::finish;
 use super::held::Held;
-use super::limits::{Limited, LimitedClaim, Limits, QueueLimits, Ready};
+use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
@@ -33,8 +33,8 @@ pub(crate) struct FetchOptions {
     /// The queues that it serves; `None` is all, also those that come up later.
     pub(crate) queues: Option<Vec<String>>,
     pub(crate) concurrency: usize,
-    pub(crate) queue_concurrency: BTreeMap<String, usize>,
-    pub(crate) limits: Limits,
+    /// Read at each claim.
+    pub(crate) table: watch::Receiver<QueueTable>,
     pub(crate) poll_interval: Duration,
     /// How often it looks for claims that were lost.
     pub(crate) audit_interval: Duration,
@@ -102,6 +102,18 @@ struct State {
     ready: Vec<(String, Ready)>,
     next: Option<Timestamp>,
     looked_at: Option<Instant>,
+}
+
+impl Served {
+    /// Has so many slots from now on. Those that are taken are given up as they become free, by later calls.
+    fn resize(&mut self, concurrency: usize) {
+        if concurrency > self.concurrency {
+            self.slots.add_permits(concurrency - self.concurrency);
+            self.concurrency = concurrency;
+        } else {
+            self.concurrency -= self.slots.forget_permits(self.concurrency - concurrency);
+        }
+    }
 }
 
 impl State {
@@ -182,10 +194,9 @@ impl Fetcher {
     }
 
     fn concurrency_of(&self, queue: &str) -> usize {
-        self.options
-            .queue_concurrency
-            .get(queue)
-            .copied()
+        let table = self.options.table.borrow();
+        let concurrency = table.concurrency.get(queue).copied();
+        concurrency
             .unwrap_or(self.options.concurrency)
             .clamp(1, Semaphore::MAX_PERMITS)
     }
@@ -239,6 +250,7 @@ impl Fetcher {
             let Some(queue) = state.served.get_mut(&name) else {
                 continue;
             };
+            queue.resize(self.concurrency_of(&name));
             let free = queue.slots.available_permits();
             if free == 0 {
                 blocked = true;
@@ -246,7 +258,7 @@ impl Fetcher {
                 continue;
             }
             let wanted = free.min(BATCH);
-            let limits = self.limits_of(&name);
+            let limits = self.options.table.borrow().limits_of(&name);
             let limited = ready.is_limited(limits);
             let rows = if limited {
                 let claimed = self
@@ -340,11 +352,6 @@ impl Fetcher {
             concurrency,
             turn: String::new(),
         }
-    }
-
-    fn limits_of(&self, queue: &str) -> QueueLimits {
-        let limits = self.options.limits.borrow();
-        limits.get(queue).copied().unwrap_or_default()
     }
 
     /// Claims up to `wanted` jobs of a queue without limits, that have none themselves.

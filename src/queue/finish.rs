@@ -197,7 +197,7 @@ impl Finisher {
             )?;
             return Ok(());
         }
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         if !failed.is_empty() {
             query!(
@@ -234,7 +234,7 @@ pub(super) async fn give_back(
     worker: JobId,
     attempts: &[Attempt],
 ) -> Result<u64> {
-    let mut transaction = database.begin().await?;
+    let mut transaction = database.begin_briefly().await?;
     let tx = Tx::from(&mut transaction);
     let given_back = give_back_in(tx, database, worker, attempts).await?;
     transaction.commit_quietly().await?;

@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokio::sync::watch;
-
 use super::JobId;
 use super::fetch::Row;
 use super::plan::{Claims, Head, Running, Urgency, plan};
@@ -42,8 +40,20 @@ impl QueueLimits {
     }
 }
 
-/// The limits of all queues by name. They are read at each claim, and may be exchanged while a worker works.
-pub(crate) type Limits = watch::Receiver<BTreeMap<String, QueueLimits>>;
+/// What a worker is told of single queues, by name. It may change while the worker is at work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueTable {
+    /// How many of a queue's jobs run at once in this worker.
+    pub concurrency: BTreeMap<String, usize>,
+    /// The limits over the whole fleet.
+    pub limits: BTreeMap<String, QueueLimits>,
+}
+
+impl QueueTable {
+    pub(crate) fn limits_of(&self, queue: &str) -> QueueLimits {
+        self.limits.get(queue).copied().unwrap_or_default()
+    }
+}
 
 /// A queue with jobs that are ready, as a look found it.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +122,7 @@ impl LimitedClaim<'_> {
         if survey.claims.is_empty() {
             return Ok(survey.into_limited(Vec::new()));
         }
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         let state: State = query!(self.database, tx, fetch_one, Sql::QueueLock, self.queue)?;
         // A statement of its own after the lock: on PostgreSQL it sees what was claimed while this one waited.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::held::Attempt;
-use super::{JobId, to_delta};
+use super::{JobId, Queue, to_delta};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, Tx, query};
 use crate::error::Result;
@@ -46,11 +46,27 @@ impl Presence {
         Ok(())
     }
 
+    /// Beats for the first time, and rescues. Whoever starts when no other worker has beaten of late cannot tell who is
+    /// dead from who waits for a database that was away, and rescues nobody yet: what is returned is since when it
+    /// waits. One that ends when nothing is ready has no time to wait.
+    pub(crate) async fn begin(&self, once: bool) -> Result<Option<Timestamp>> {
+        let workers = Queue::new(self.database.clone()).workers().await?;
+        let now = self.database.clock().now();
+        let of_late = now.saturating_add(-to_delta(self.rescue_after / 2));
+        let of_late = chrono::DateTime::<chrono::Utc>::from(of_late);
+        let others_beat = workers.iter().any(|worker| worker.heartbeat_at > of_late);
+        self.beat().await?;
+        if once || others_beat {
+            self.rescue().await?;
+            return Ok(None);
+        }
+        Ok(Some(now))
+    }
+
     /// Beats until it is told to stop, whatever handlers do, and rescues the jobs of those who no longer do.
-    pub(crate) async fn run(&self, stop: CancellationToken) {
+    pub(crate) async fn run(&self, mut back_since: Option<Timestamp>, stop: CancellationToken) {
         let mut failing = false;
         let mut last = self.database.clock().now();
-        let mut back_since: Option<Timestamp> = None;
         while !stop.is_cancelled() {
             let wait = if failing {
                 self.heartbeat.min(RETRY)
@@ -97,7 +113,7 @@ impl Presence {
             "its worker fell silent for {} s and is taken for dead",
             self.rescue_after.as_secs()
         );
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         let lost: Vec<Attempt> = query!(
             self.database,

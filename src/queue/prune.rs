@@ -163,7 +163,7 @@ impl<'a> Prune<'a> {
         while deleted < most {
             let batch = BATCH.min(i64::try_from(most - deleted).unwrap_or(i64::MAX));
             let ids: Vec<(JobId,)> = {
-                let mut transaction = database.begin().await?;
+                let mut transaction = database.begin_briefly().await?;
                 let mut tx = Tx::from(&mut transaction);
                 let ids: Vec<(JobId,)> = query!(
                     database,

@@ -272,7 +272,7 @@ impl Scheduler {
         let Some(mut plan) = plan(&entry.cron, entry.policy, known.until, now, take) else {
             return Ok(false);
         };
-        let mut transaction = database.begin().await?;
+        let mut transaction = database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         if entry.overlap == Overlap::Skip && self.is_unfinished(&mut tx, known.last_job).await? {
             plan.ticks.clear();

@@ -15,6 +15,7 @@ use super::{Ended, Worker, dispatch, listen};
 use crate::database::{Database, Engine};
 use crate::error::{Error, Result};
 use crate::queue::JobId;
+use crate::queue::QueueTable;
 use crate::queue::backend::JobBackend;
 use crate::queue::control::Control;
 use crate::queue::fetch::{FetchOptions, Fetcher};
@@ -61,6 +62,7 @@ impl Running {
             handlers,
             data,
             schedules,
+            queues,
             on_ready,
         } = worker;
         // Handlers may use up every connection of theirs, and the worker must not fall silent for it. On SQLite only
@@ -80,8 +82,7 @@ impl Running {
             heartbeat: options.heartbeat,
             rescue_after: options.rescue_after,
         });
-        presence.beat().await?;
-        presence.rescue().await?;
+        let rescue_from = presence.begin(options.once).await?;
         let scheduler = Scheduler::load(queue, schedules).await?;
         if options.once {
             scheduler.catch_up().await?;
@@ -106,7 +107,7 @@ impl Running {
         );
         let mut background = vec![tokio::spawn({
             let (presence, present) = (presence.clone(), present.clone());
-            async move { presence.run(present).await }
+            async move { presence.run(rescue_from, present).await }
         })];
         if options.listen && database.engine() == Engine::Postgres {
             let listeners = listen::Listeners {
@@ -162,6 +163,13 @@ impl Running {
             Engine::Sqlite => Duration::from_millis(50),
             Engine::Postgres => Duration::from_secs(1),
         });
+        let table = queues.unwrap_or_else(|| {
+            let table = QueueTable {
+                concurrency: options.queue_concurrency,
+                limits: options.queue_limits,
+            };
+            watch::channel(table).1
+        });
         let fetcher = Fetcher {
             database: database.clone(),
             worker: id,
@@ -169,8 +177,7 @@ impl Running {
                 names,
                 queues: options.queues,
                 concurrency: options.concurrency,
-                queue_concurrency: options.queue_concurrency,
-                limits: watch::channel(options.queue_limits).1,
+                table,
                 poll_interval,
                 audit_interval: options.rescue_after,
                 once: options.once,

@@ -182,6 +182,14 @@ impl History {
             .collect()
     }
 
+    /// The process that ran an attempt.
+    pub(crate) fn process_of(&self, job: &str, attempt: i32) -> Option<u32> {
+        let runs = self.runs.get(job)?;
+        runs.iter()
+            .find(|run| run.attempt == attempt)
+            .map(|run| run.process)
+    }
+
     pub(crate) fn summary(&self) -> String {
         let runs: usize = self.runs.values().map(Vec::len).sum();
         let again = self.runs.values().map(|runs| runs.len() - 1).sum::<usize>();

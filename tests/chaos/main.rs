@@ -126,6 +126,8 @@ fn chaos(url: &str, mut server: Option<Server>) {
     println!("{}", history.summary());
     check(&jobs, &history);
     check_ticks(&jobs);
+    let told = runtime.block_on(check_rescues(&queue, &jobs, &history, &processes));
+    println!("{told} rescues, all explained");
 }
 
 fn new_job(random: &mut StdRng) -> NewJob {
@@ -253,4 +255,45 @@ fn check_ticks(jobs: &[JobRecord]) {
     for pair in ticks.windows(2) {
         assert_eq!((pair[1] - pair[0]).num_seconds(), 1, "{pair:?}");
     }
+}
+
+/// Each rescue is of a job whose worker was killed, or stopped until it was taken for dead. How many there were.
+async fn check_rescues(
+    queue: &Queue,
+    jobs: &[JobRecord],
+    history: &History,
+    processes: &HashMap<String, u32>,
+) -> usize {
+    let mut rescues = 0;
+    for job in jobs {
+        for attempt in queue.attempts(job.id).await.unwrap() {
+            if !attempt
+                .error
+                .as_deref()
+                .unwrap_or_default()
+                .contains("fell silent")
+            {
+                continue;
+            }
+            rescues += 1;
+            let id = job.id.to_string();
+            let worker = attempt
+                .worker
+                .map(|worker| worker.to_string())
+                .unwrap_or_default();
+            let process = processes.get(&worker).copied();
+            let process = process.or_else(|| history.process_of(&id, attempt.attempt));
+            let process =
+                process.unwrap_or_else(|| panic!("nobody knows worker {worker} of {attempt:?}"));
+            let (from, until) = (
+                attempt.started_at.timestamp_millis(),
+                attempt.ended_at.timestamp_millis(),
+            );
+            assert!(
+                history.fell_silent(process, from, until),
+                "{id}: {attempt:?} of process {process}"
+            );
+        }
+    }
+    rescues
 }

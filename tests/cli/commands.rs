@@ -428,7 +428,7 @@ fn a_schedule_of_a_command_that_there_is_not_is_refused_at_the_start() {
     let schedule = "[schedule.nightly]\njob = \"run_command\"\ncron = \"@daily\"\npayload = { command = \"reprot\" }\n";
     settings(&home, &[shell("report", "true", ""), schedule.to_owned()]);
     home.run(&["worker", "--once"]).fails(&[
-        "[schedule.nightly]: there is no command \"reprot\": choose one of report, or name it in the settings file",
+        "[schedule.nightly] in larder.toml:7: there is no command \"reprot\": choose one of report, or name it in the settings file",
     ]);
     assert!(!home.path("test.db").exists());
 }

@@ -59,6 +59,23 @@ both_engines! {
         assert_eq!(worker.ended().code(), Some(0), "{:#?}", worker.log);
     }
 
+    fn commands_and_queues_change_without_a_restart(home) {
+        home.write("larder.toml", "[commands.one]\nargv = [\"echo\", \"1\"]\n");
+        let mut worker = Daemon::start(home.larder().arg("worker"));
+        let two = ["enqueue", "run_command", "{\"command\":\"two\"}", "--queue", "narrow", "--wait=60s"];
+        assert_eq!(home.run(&two).status, 1, "there is no such command yet");
+        replace(home, "[queues.narrow]\nrate = { limit = 2, per = \"1h\" }\n[commands.two]\nargv = [\"echo\", \"2\"]\n");
+        worker.wait_for(|line| line.contains("limits have changed"));
+        home.run(&two).prints("2\n");
+        home.run(&two).prints("2\n");
+        // The rate is used up, but for what it is raised by.
+        let third = home.enqueue(&two[1..5]);
+        replace(home, "[queues.narrow]\nrate = { limit = 3, per = \"1h\" }\n[commands.two]\nargv = [\"echo\", \"3\"]\n");
+        wait_until("it is done", || home.json(&["jobs", "show", &third])["result"] == 3);
+        worker.signal("-TERM");
+        assert_eq!(worker.ended().code(), Some(0), "{:#?}", worker.log);
+    }
+
     fn a_bad_change_keeps_the_schedule_and_is_told_once(home) {
         home.write("larder.toml", secondly("one"));
         let mut worker = Daemon::start(home.larder().arg("worker"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use larder::queue::{Backoff, Job, JobRecord, JobStatus, NewJob};
 use larder::worker::WorkerOptions;
 use larder::{JobContext, JobError, Queue, Worker};
@@ -402,6 +402,38 @@ both_engines! {
         db.advance(3);
         becomes(&queue, id, JobStatus::Queued).await;
         worker.end().await;
+    }
+
+    async fn whoever_starts_when_nobody_has_beaten_of_late_rescues_nobody_until_the_others_had_time_to_come_back(db) {
+        let queue = Queue::new(db.open().await);
+        let id = queue.enqueue(&probe("fine")).await.unwrap().id;
+        insert_ghost(db, 31).await;
+        haunt(db, 1).await;
+        let worker = start(Worker::new(db.open().await).options(lively()).register(|_: Other| async { Ok::<_, JobError>(()) }));
+        let beaten = async || {
+            let now = DateTime::<Utc>::from(db.clock.now());
+            eventually("its heartbeat is written", async || {
+                queue.workers().await.unwrap().iter().any(|worker| worker.heartbeat_at == now)
+            }).await;
+        };
+        for seconds in [1, 14] {
+            beaten().await;
+            db.advance(seconds);
+        }
+        beaten().await;
+        assert_eq!(job(&queue, id).await.status, JobStatus::Running);
+        db.advance(3);
+        becomes(&queue, id, JobStatus::Queued).await;
+        worker.end().await;
+
+        // Another one beats: the database was there, and who fell silent did so by itself.
+        let alive = start(Worker::new(db.open().await).options(never_polling()).register(|_: Other| async { Ok::<_, JobError>(()) }));
+        beaten().await;
+        haunt(db, 2).await;
+        let starts = start(Worker::new(db.open().await).options(never_polling()).register(|_: Other| async { Ok::<_, JobError>(()) }));
+        becomes(&queue, id, JobStatus::Queued).await;
+        starts.end().await;
+        alive.end().await;
     }
 
     async fn a_claim_that_was_lost_with_its_connection_is_given_back(db) {

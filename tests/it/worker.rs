@@ -145,6 +145,47 @@ both_engines! {
         worker.end().await;
     }
 
+    async fn a_queues_concurrency_changes_while_its_worker_is_at_work(db) {
+        let queue = Queue::new(db.open().await);
+        let table = tokio::sync::watch::Sender::new(larder::queue::QueueTable::default());
+        let concurrency = |slots: usize| {
+            table.send_modify(|table| {
+                table.concurrency.insert("default".to_owned(), slots);
+            });
+        };
+        concurrency(1);
+        let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+        let handler = {
+            let gate = gate.clone();
+            move |_: Probe| {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await?.forget();
+                    Ok::<_, JobError>(Value::Null)
+                }
+            }
+        };
+        let worker = Worker::new(db.open().await).options(lively()).queues(table.subscribe());
+        let worker = start(worker.register(handler));
+        queue.enqueue_many((0..9).map(|n| NewJob::new(&probe(n)))).await.unwrap();
+        let running = async |slots: i64| {
+            eventually(&format!("{slots} run"), async || count(&queue, JobStatus::Running).await == slots).await;
+        };
+        running(1).await;
+        concurrency(3);
+        running(3).await;
+        concurrency(2);
+        gate.add_permits(1);
+        eventually("one is done", async || count(&queue, JobStatus::Done).await == 1).await;
+        running(2).await;
+        gate.add_permits(1);
+        eventually("two are done", async || count(&queue, JobStatus::Done).await == 2).await;
+        running(2).await;
+        gate.add_permits(7);
+        eventually("all are done", async || count(&queue, JobStatus::Done).await == 9).await;
+        worker.end().await;
+    }
+
     async fn a_worker_of_some_queues_leaves_the_others_alone(db) {
         let queue = Queue::new(db.open().await);
         let ours = queue.enqueue(&probe(1)).queue("ours").await.unwrap().id;

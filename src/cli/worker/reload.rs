@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::cli::Given;
-use crate::cli::schedule;
+use crate::cli::{schedule, supervise};
+use crate::command::Commands;
 use crate::error::Result;
+use crate::queue::QueueTable;
 use crate::schedule::ScheduleEntry;
 use crate::settings::{LiveSettings, Loaded, Settings, Watch, process_environment};
 use crate::worker::Handlers;
@@ -14,7 +16,7 @@ use crate::worker::Handlers;
 /// A change is taken when it is seen for the second time, within about a second.
 const LOOK: Duration = Duration::from_millis(500);
 /// The sections whose changes take effect in a worker at work.
-const LIVE: &[&str] = &["schedule"];
+const LIVE: &[&str] = &["schedule", "queues", "commands"];
 
 pub(super) struct Reload {
     watch: Watch,
@@ -24,6 +26,8 @@ pub(super) struct Reload {
     started: Settings,
     settings: LiveSettings,
     schedule: watch::Sender<Vec<ScheduleEntry>>,
+    queues: watch::Sender<QueueTable>,
+    commands: Commands,
     fault: Option<String>,
     told: Vec<String>,
 }
@@ -40,6 +44,8 @@ impl Reload {
             started: loaded.settings.clone(),
             settings: LiveSettings::new(loaded.settings.clone()),
             schedule: watch::Sender::new(entries),
+            queues: watch::Sender::new(table(&loaded.settings)),
+            commands: supervise::commands(&loaded.settings),
             fault: None,
             told: Vec::new(),
         })
@@ -51,6 +57,14 @@ impl Reload {
 
     pub(super) fn schedule(&self) -> watch::Receiver<Vec<ScheduleEntry>> {
         self.schedule.subscribe()
+    }
+
+    pub(super) fn queues(&self) -> watch::Receiver<QueueTable> {
+        self.queues.subscribe()
+    }
+
+    pub(super) fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 
     /// Looks at the file again and again.
@@ -104,6 +118,15 @@ impl Reload {
         if *before == settings {
             return;
         }
+        // Before the schedule, whose jobs may run them.
+        if before.commands != settings.commands {
+            self.commands.replace(settings.commands());
+            tracing::info!("the commands have changed");
+        }
+        if before.queues != settings.queues {
+            self.queues.send_replace(table(&settings));
+            tracing::info!("the queues' concurrency and limits have changed");
+        }
         if before.schedule != settings.schedule {
             self.schedule.send_replace(entries);
         }
@@ -121,6 +144,19 @@ impl Reload {
             );
         }
         self.told = waiting;
+    }
+}
+
+/// What the settings say of single queues.
+fn table(settings: &Settings) -> QueueTable {
+    let queues = || settings.queues.iter();
+    QueueTable {
+        concurrency: queues()
+            .filter_map(|(name, queue)| Some((name.clone(), queue.concurrency?)))
+            .collect(),
+        limits: queues()
+            .map(|(name, queue)| (name.clone(), queue.limits()))
+            .collect(),
     }
 }
 
