@@ -374,6 +374,18 @@ impl Database {
         }
     }
 
+    /// Whether it is an SQLite database that lives as long as its one connection.
+    #[cfg(feature = "worker")]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(
+            self.inner.pool,
+            Pool::Sqlite {
+                in_memory: true,
+                ..
+            }
+        )
+    }
+
     /// Closes its connections, unless they are those of `other`.
     #[cfg(feature = "worker")]
     pub(crate) async fn close_apart_from(&self, other: &Self) {

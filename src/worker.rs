@@ -318,7 +318,11 @@ impl Worker {
         self.data.insert(self.queue.clone());
         let handlers = Handle::try_current()
             .map_err(|_| Error::invalid("a worker runs within a tokio runtime: start one"))?;
-        let own = OwnThread::start()?;
+        let own = if self.queue.database().is_in_memory() {
+            OwnThread::none(handlers.clone())
+        } else {
+            OwnThread::start()?
+        };
         let (tell_signal, signalled) = oneshot::channel();
         let (tell_force, forced) = oneshot::channel();
         let mut work = own.spawn(async move {

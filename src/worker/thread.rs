@@ -13,10 +13,19 @@ use crate::error::{Error, Result};
 /// The thread. It ends when this is dropped, and its tasks with it.
 pub(super) struct OwnThread {
     runtime: Handle,
-    _stop: oneshot::Sender<()>,
+    _stop: Option<oneshot::Sender<()>>,
 }
 
 impl OwnThread {
+    /// None at all, for a database in memory: its tables are gone with its one connection, and that may be on loan when
+    /// the thread ends. Nobody else can take its worker for dead.
+    pub(super) fn none(callers: Handle) -> Self {
+        Self {
+            runtime: callers,
+            _stop: None,
+        }
+    }
+
     pub(super) fn start() -> Result<Self> {
         let failed =
             |error| Error::invalid(format!("cannot start the worker's own thread: {error}"));
@@ -37,7 +46,7 @@ impl OwnThread {
             .map_err(failed)?;
         Ok(Self {
             runtime: handle,
-            _stop: stop,
+            _stop: Some(stop),
         })
     }
 

@@ -46,7 +46,8 @@ struct Run {
     attempt: i32,
     process: u32,
     began: i64,
-    ended: Option<bool>,
+    /// Whether it ended well, and when.
+    ended: Option<(bool, i64)>,
 }
 
 #[derive(Debug, Default)]
@@ -96,13 +97,13 @@ impl History {
                 attempt,
                 process,
                 ok,
-                ..
+                at,
             } => {
                 let runs = self.runs.entry(job).or_default();
                 let run = runs.iter_mut().rev().find(|run| {
                     run.attempt == attempt && run.process == process && run.ended.is_none()
                 });
-                run.expect("what ends has begun").ended = Some(ok);
+                run.expect("what ends has begun").ended = Some((ok, at));
             }
             Event::Drains { process, at } => {
                 self.drains.insert(process, at);
@@ -135,7 +136,7 @@ impl History {
             .drains
             .get(&run.process)
             .is_some_and(|at| *at <= next.began);
-        match run.ended {
+        match run.ended.map(|(ok, _)| ok) {
             Some(false) => true,
             _ if self.fell_silent(run.process, run.began, next.began) => true,
             None => drained,
@@ -169,16 +170,22 @@ impl History {
         unexplained
     }
 
-    /// Jobs that began once more after they were finished.
-    pub(crate) fn begun_after(&self, finished: &BTreeMap<String, i64>) -> Vec<String> {
-        let begun_late = |(job, at): &(&String, &i64)| {
-            let runs = self.runs.get(*job).into_iter().flatten();
-            runs.into_iter().any(|run| run.began > **at)
+    /// Jobs that began once more after they were finished, by which attempt finished them. The database's clock and the
+    /// log's are not compared, but attempts, and the log with itself.
+    pub(crate) fn begun_after(&self, finished: &BTreeMap<String, i32>) -> Vec<String> {
+        let begun_late = |(job, last): &(&String, &i32)| {
+            let runs = || self.runs.get(*job).into_iter().flatten();
+            let of_last = runs().filter(|run| run.attempt == **last);
+            let end = of_last.filter_map(|run| run.ended.map(|(_, at)| at)).min();
+            runs().any(|run| {
+                run.attempt > **last
+                    || (run.attempt == **last && end.is_some_and(|end| run.began > end))
+            })
         };
         finished
             .iter()
             .filter(begun_late)
-            .map(|(job, _)| job.clone())
+            .map(|(job, _)| format!("{job}: {:?}", self.runs.get(job)))
             .collect()
     }
 
