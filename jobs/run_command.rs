@@ -26,7 +26,8 @@ impl Job for RunCommand {
     type Output = Box<RawValue>;
 }
 
-/// Runs the command, or finds what it gave for the same input while that is fresh.
+/// Runs the command, or finds what it gave for the same input while that is fresh. One whose job is cancelled is told
+/// to stop.
 ///
 /// # Errors
 /// Where there is no such command (the job is then dead at once), or it fails, as [`CommandError`] says.
@@ -42,15 +43,16 @@ pub async fn run_command(
     let command = commands.unwrap_or_default().get(&job.command);
     let command = command.map_err(JobError::abort)?;
     let input = job.input.as_deref();
+    let run = || command.run_until(cx.cancellation().cancelled(), input, told(&cx));
     let Some(fresh_for) = command.fresh_for() else {
-        return Ok(command.run(input, told(&cx)).await?);
+        return Ok(run().await?);
     };
     let key = format!("{}:{}", RunCommand::NAME, command.fingerprint(input));
     let mut cached = cache.cached::<Box<RawValue>>(key);
     if let Some(result) = cached.value().await? {
         return Ok(result.clone());
     }
-    let result = command.run(input, told(&cx)).await?;
+    let result = run().await?;
     if let Err(error) = cached.set_with(&result, Expiration::after(fresh_for)).await {
         // The work is done: a result that the cache does not take is a result.
         tracing::warn!(command = job.command, %error, "the command's result is not remembered");
