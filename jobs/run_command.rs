@@ -27,7 +27,7 @@ impl Job for RunCommand {
     type Output = Box<RawValue>;
 }
 
-/// Runs the command.
+/// Runs the command. One whose job is cancelled is told to stop.
 ///
 /// # Errors
 /// Where there is no such command (the job is then dead at once), or it fails, as [`CommandError`] says.
@@ -41,7 +41,9 @@ pub async fn run_command(
     let commands = commands.map(|commands| (*commands).clone());
     let command = commands.unwrap_or_default().get(&job.command);
     let command = command.map_err(JobError::abort)?;
-    Ok(command.run(job.input.as_deref(), told(&cx)).await?)
+    let cancelled = cx.cancellation().cancelled();
+    let input = job.input.as_deref();
+    Ok(command.run_until(cancelled, input, told(&cx)).await?)
 }
 
 /// Where its result is remembered, if the command is one that gives `fresh_for`.

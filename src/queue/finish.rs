@@ -150,40 +150,46 @@ impl Finisher {
             None,
             None,
         );
-        self.write_ended(&[row], &[row], &[]).await?;
+        self.write_ended(&[row], &[row]).await?;
         tracing::error!(job.id = %id, attempt, error = message, "the job is dead");
         Ok(())
     }
 
     async fn try_write(&self, batch: &[Finished]) -> Result<()> {
-        let (mut ended, mut failed, mut released) =
+        let (mut done, mut failed, mut released) =
             (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
         for finished in batch {
             let row = finished.row();
             match finished.outcome {
-                Outcome::Done { .. } => ended.push(row),
+                Outcome::Done { .. } => done.push(row),
                 Outcome::Released => released.push((finished.id, finished.attempt)),
                 Outcome::Retry { .. } | Outcome::Dead { .. } | Outcome::Cancelled { .. } => {
                     failed.push(row);
-                    ended.push(row);
                 }
             }
         }
-        // In the order in which others lock many rows.
-        ended.sort_unstable_by_key(|row| row.0);
-        self.write_ended(&ended, &failed, &released).await
+        // In the order in which others lock many rows, and each kind by itself: one transaction for all would hold the
+        // failed ones, which it locks first, while it waits for one that is done and comes before them.
+        done.sort_unstable_by_key(|row| row.0);
+        failed.sort_unstable_by_key(|row| row.0);
+        released.sort_unstable();
+        if !done.is_empty() {
+            self.write_ended(&done, &[]).await?;
+        }
+        if !failed.is_empty() {
+            self.write_ended(&failed, &failed).await?;
+        }
+        if !released.is_empty() {
+            give_back(&self.database, self.worker, &released).await?;
+        }
+        Ok(())
     }
 
-    /// Writes how attempts `ended`, and gives back the `released` ones. Those that `failed` are kept; where there are
-    /// none, which is what matters for speed, one statement does it all.
-    async fn write_ended(
-        &self,
-        ended: &[Row<'_>],
-        failed: &[Row<'_>],
-        released: &[Attempt],
-    ) -> Result<()> {
+    /// Writes how attempts `ended`. Those that `failed` are kept; where there are none, which is what matters for
+    /// speed, one statement does it all.
+    async fn write_ended(&self, ended: &[Row<'_>], failed: &[Row<'_>]) -> Result<()> {
         let now = self.database.clock().now();
-        if failed.is_empty() && released.is_empty() {
+        if failed.is_empty() {
             let mut connection = self.database.write().await?;
             let mut tx = connection.tx();
             query!(
@@ -199,31 +205,24 @@ impl Finisher {
         }
         let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
-        if !failed.is_empty() {
-            query!(
-                self.database,
-                tx,
-                execute,
-                Sql::AttemptKeep,
-                batch_of(failed)?,
-                self.worker,
-                now
-            )?;
-        }
-        if !ended.is_empty() {
-            query!(
-                self.database,
-                tx,
-                execute,
-                Sql::JobFinish,
-                batch_of(ended)?,
-                self.worker,
-                now
-            )?;
-        }
-        if !released.is_empty() {
-            give_back_in(tx, &self.database, self.worker, released).await?;
-        }
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::AttemptKeep,
+            batch_of(failed)?,
+            self.worker,
+            now
+        )?;
+        query!(
+            self.database,
+            tx,
+            execute,
+            Sql::JobFinish,
+            batch_of(ended)?,
+            self.worker,
+            now
+        )?;
         transaction.commit_quietly().await
     }
 }

@@ -349,6 +349,17 @@ both_engines! {
         assert_eq!((&job["status"], &job["attempt"]), (&"queued".into(), &0.into()));
     }
 
+    fn a_cancelled_command_is_asked_to_end_and_its_children_go_with_it(home) {
+        settings(home, &[shell("stays", STAYS, "")]);
+        let (_worker, id, processes) = staying(home, home.larder().args(["worker", "--shutdown-timeout", "1h"]));
+        assert_eq!(home.run(&["jobs", "cancel", &id]).status, 0);
+        wait_until("the job has ended", || show(home, &id)["finished_at"].is_string());
+        let job = show(home, &id);
+        assert_eq!(job["status"], "cancelled", "{job}");
+        assert_eq!(job["error"], "command \"stays\" was told to stop", "{job}");
+        all_end(&processes);
+    }
+
     fn a_second_signal_ends_commands_too(home) {
         settings(home, &[shell("stays", STAYS, "")]);
         let (mut worker, _, processes) = staying(home, home.larder().args(["worker", "--shutdown-timeout", "1h"]));

@@ -8,6 +8,7 @@ use larder::queue::{AttemptRecord, JobId, JobSelection, JobStatus, NewJob, Retri
 use larder::worker::WorkerOptions;
 use larder::{JobContext, JobError, Queue, Worker};
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::Semaphore;
 
 use crate::support::{TestDatabase, both_engines, noon};
@@ -311,4 +312,90 @@ both_engines! {
         }
         worker.end().await;
     }
+}
+
+/// A transaction that holds this job's row, and its process.
+async fn holding(db: &TestDatabase, id: JobId) -> (PgConnection, i32) {
+    let mut connection = PgConnection::connect(&db.url).await.unwrap();
+    connection.execute("BEGIN").await.unwrap();
+    hold(&mut connection, db, id).await.unwrap();
+    let process = sqlx::query_scalar("SELECT pg_backend_pid()");
+    let process = process.fetch_one(&mut connection).await.unwrap();
+    (connection, process)
+}
+
+async fn hold(connection: &mut PgConnection, db: &TestDatabase, id: JobId) -> sqlx::Result<()> {
+    let schema = db.schema.replace('"', "\"\"");
+    let lock = format!("SELECT 1 FROM \"{schema}\".job WHERE id = '{id}' FOR UPDATE NOWAIT");
+    let lock = sqlx::raw_sql(AssertSqlSafe(lock));
+    connection.execute(lock).await.map(drop)
+}
+
+async fn is_waited_for(db: &TestDatabase, process: i32) {
+    let waiting = format!(
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE {process} = ANY (pg_blocking_pids(pid))"
+    );
+    eventually("somebody waits for it", async || {
+        db.number(&waiting).await > 0
+    })
+    .await;
+}
+
+// SQLite has one writer, and no rows that somebody holds.
+#[test]
+fn whoever_waits_to_write_what_is_done_holds_nothing_that_failed() {
+    crate::support::run(TestDatabase::postgres, async |db| {
+        let queue = Queue::new(db.open().await);
+        let gates: Arc<[Semaphore; 3]> = Arc::new(std::array::from_fn(|_| Semaphore::new(0)));
+        let handler = {
+            let gates = gates.clone();
+            move |job: Probe| {
+                let gates = gates.clone();
+                async move {
+                    let value = job.value.as_str().unwrap().to_owned();
+                    let gate = match &*value {
+                        "before" => 0,
+                        "fine" | "fails" => 1,
+                        _ => 2,
+                    };
+                    gates[gate].acquire().await?.forget();
+                    match &*value {
+                        "fails" => Err(JobError::abort("hopeless")),
+                        _ => Ok(Value::Null),
+                    }
+                }
+            }
+        };
+        let mut ids = Vec::new();
+        for value in ["before", "fine", "fails", "after", "after", "after"] {
+            ids.push(queue.enqueue(&probe(value)).await.unwrap().id);
+        }
+        let [before, fine, fails] = [ids[0], ids[1], ids[2]];
+        let mut options = lively();
+        options.concurrency = 3;
+        let worker = Worker::new(db.open().await).options(options);
+        let worker = start(worker.register(handler));
+        for id in [before, fine, fails] {
+            becomes(&queue, id, JobStatus::Running).await;
+        }
+        // Behind an outcome that cannot be written yet, both of the others are one batch. They are there as soon as
+        // other jobs have their slots.
+        let (mut of_before, process) = holding(db, before).await;
+        gates[0].add_permits(1);
+        is_waited_for(db, process).await;
+        let (mut of_fine, process) = holding(db, fine).await;
+        gates[1].add_permits(2);
+        for id in &ids[3..] {
+            becomes(&queue, *id, JobStatus::Running).await;
+        }
+        of_before.execute("COMMIT").await.unwrap();
+        is_waited_for(db, process).await;
+        hold(&mut of_fine, db, fails).await.unwrap();
+        of_fine.execute("COMMIT").await.unwrap();
+
+        becomes(&queue, fine, JobStatus::Done).await;
+        becomes(&queue, fails, JobStatus::Dead).await;
+        gates[2].add_permits(3);
+        worker.end().await;
+    });
 }
