@@ -52,7 +52,7 @@ impl Presence {
     pub(crate) async fn begin(&self, once: bool) -> Result<Option<Timestamp>> {
         let workers = Queue::new(self.database.clone()).workers().await?;
         let now = self.database.clock().now();
-        let of_late = now.saturating_add(-to_delta(self.rescue_after / 2));
+        let of_late = now.saturating_add(-to_delta(self.cut_off()));
         let of_late = chrono::DateTime::<chrono::Utc>::from(of_late);
         let others_beat = workers.iter().any(|worker| worker.heartbeat_at > of_late);
         self.beat().await?;
@@ -61,6 +61,11 @@ impl Presence {
             return Ok(None);
         }
         Ok(Some(now))
+    }
+
+    /// Longer than from one beat to the next, whatever share of `rescue_after` that is.
+    fn cut_off(&self) -> Duration {
+        (self.rescue_after / 2).max(self.heartbeat.saturating_mul(3) / 2)
     }
 
     /// Beats until it is told to stop, whatever handlers do, and rescues the jobs of those who no longer do.
@@ -83,7 +88,7 @@ impl Presence {
                 // Whoever was cut off cannot tell who is dead from who was cut off too, be it from a database that
                 // was away or in a machine that slept. It rescues nobody until the others had time to come back.
                 let now = self.database.clock().now();
-                if now.since(last) > self.rescue_after / 2 {
+                if now.since(last) > self.cut_off() {
                     back_since = Some(now);
                 }
                 last = now;

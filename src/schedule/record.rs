@@ -178,7 +178,8 @@ impl ScheduleState {
         (self.updated_at, self.seen_at.unwrap_or(self.updated_at))
     }
 
-    pub(super) fn is_let_go(&self) -> bool {
+    /// Whether the worker whose entry it was has it no more.
+    pub(crate) fn is_let_go(&self) -> bool {
         self.seen_at.is_some_and(|seen| seen.as_millis() == LET_GO)
     }
 

@@ -326,6 +326,22 @@ both_engines! {
         assert_eq!((job.status, job.attempt), (JobStatus::Done, 2));
     }
 
+    async fn a_worker_that_beats_as_seldom_as_it_may_rescues_all_the_same(db) {
+        let queue = Queue::new(ticking(db).await);
+        let id = queue.enqueue(&probe(0)).await.unwrap().id;
+        let mut options = lively();
+        options.heartbeat = Duration::from_millis(100);
+        options.rescue_after = Duration::from_millis(200);
+        let (tell, ready) = tokio::sync::oneshot::channel();
+        let worker = Worker::new(ticking(db).await).options(options).register(async |_: Other| Ok::<_, JobError>(()));
+        let worker = start(worker.on_ready(|| tell.send(()).unwrap()));
+        ready.await.unwrap();
+        // Not before: it rescues when it starts too.
+        haunt(db, 1).await;
+        becomes(&queue, id, JobStatus::Queued).await;
+        worker.end().await;
+    }
+
     async fn a_worker_without_a_row_is_a_silent_one(db) {
         let queue = Queue::new(db.open().await);
         let id = queue.enqueue(&probe("fine")).await.unwrap().id;

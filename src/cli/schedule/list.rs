@@ -188,7 +188,7 @@ async fn print(
     }
     for state in states
         .iter()
-        .filter(|state| !schedule.contains_key(&state.name))
+        .filter(|state| !schedule.contains_key(&state.name) && !state.is_let_go())
     {
         rows.push(Row::elsewhere(state).with(Some(state), now));
     }
