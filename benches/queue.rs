@@ -90,6 +90,10 @@ impl Table {
              SELECT {id}, 'nothing', 'default', '{status}', {no}, 0, 1, 20, {at}, {at}, {ended}, '{{}}' FROM n",
         ).replace("'{}' FROM", "'{ }' FROM"))
         .await;
+        // As autovacuum does in the life of a table.
+        if self.database.engine() == Engine::Postgres {
+            self.execute("VACUUM {}job").await;
+        }
         self.execute("ANALYZE").await;
     }
 
