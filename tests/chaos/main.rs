@@ -213,7 +213,8 @@ fn check(jobs: &[JobRecord], history: &History) {
             continue;
         }
         assert!(job.status.is_finished(), "{job:?}");
-        finished.insert(job.id.to_string(), job.attempt);
+        let finished_at = job.finished_at.unwrap().timestamp_millis();
+        finished.insert(job.id.to_string(), finished_at);
         if job.name == "tick" {
             continue;
         }
@@ -233,6 +234,10 @@ fn check(jobs: &[JobRecord], history: &History) {
         history.begun_after(&finished),
         Vec::<String>::new(),
         "begun after they were finished"
+    );
+    println!(
+        "{} begun late, by workers that were stopped",
+        history.begun_late(&finished)
     );
     assert_eq!(
         history.unexplained(),
