@@ -203,25 +203,31 @@ impl History {
         })
     }
 
-    /// Jobs that began once more after they were finished, by the instants of that, or behind a later attempt, and no
-    /// stop explains it.
-    pub(crate) fn begun_after(&self, finished: &BTreeMap<String, i64>) -> Vec<String> {
-        let late = self.late(finished).filter(|(_, _, explained)| !explained);
-        late.map(|(job, run, _)| {
+    /// Runs that began after their job was finished, or behind a later attempt: those that a stop explains, and those
+    /// that nothing does.
+    pub(crate) fn begun_late(
+        &self,
+        finished: &BTreeMap<String, i64>,
+    ) -> (Vec<String>, Vec<String>) {
+        let told = |(job, run, _): (&String, &Run, bool)| {
+            let stops = self
+                .stops
+                .iter()
+                .filter(|(process, ..)| *process == run.process);
             format!(
-                "{job}, finished {:?}: {run:?} of {:?}",
+                "{job}, finished {:?}: {run:?} of {:?}, stopped {:?}",
                 finished.get(job),
-                self.runs.get(job)
+                self.runs.get(job),
+                stops.collect::<Vec<_>>()
             )
-        })
-        .collect()
-    }
-
-    /// How many runs began late, and a stop explains it.
-    pub(crate) fn begun_late(&self, finished: &BTreeMap<String, i64>) -> usize {
-        self.late(finished)
-            .filter(|(_, _, explained)| *explained)
-            .count()
+        };
+        let (explained, unexplained): (Vec<_>, Vec<_>) = self
+            .late(finished)
+            .partition(|(_, _, explained)| *explained);
+        (
+            explained.into_iter().map(told).collect(),
+            unexplained.into_iter().map(told).collect(),
+        )
     }
 
     /// The process that ran an attempt.
