@@ -3,7 +3,8 @@
 //! compare with the empty one, by the median of the ratios within a round.
 //!
 //! `LARDER_BENCH_ROWS=10000` makes the tables smaller, `LARDER_BENCH_JOBS=500` the runs, `LARDER_BENCH_ROUNDS=5` has
-//! fewer of them. PostgreSQL is measured where `LARDER_TEST_POSTGRES_URL` names one.
+//! fewer of them, `LARDER_BENCH_CONCURRENCY=256`
+//! has more at once. PostgreSQL is measured where `LARDER_TEST_POSTGRES_URL` names one.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -121,6 +122,7 @@ impl Table {
         let enqueued = queue.enqueue_many(new).await.unwrap();
         let mut options = WorkerOptions::default();
         options.once = true;
+        options.concurrency = usize::try_from(number("LARDER_BENCH_CONCURRENCY", 16)).unwrap();
         let worker = Worker::new(self.database.clone())
             .options(options)
             .register(async |_: Nothing| Ok::<_, JobError>(()));
@@ -201,7 +203,9 @@ fn main() {
         number("LARDER_BENCH_ROUNDS", 40),
     );
     let runtime = Runtime::new().unwrap();
-    runtime.block_on(measure(Engine::Sqlite, rows, jobs, rounds));
+    if std::env::var_os("LARDER_BENCH_POSTGRES").is_none() {
+        runtime.block_on(measure(Engine::Sqlite, rows, jobs, rounds));
+    }
     if std::env::var_os("LARDER_TEST_POSTGRES_URL").is_some() {
         runtime.block_on(measure(Engine::Postgres, rows, jobs, rounds));
     }

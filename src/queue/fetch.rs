@@ -305,11 +305,14 @@ impl Fetcher {
     async fn look(&self, names: &JsonText) -> Result<(Option<Timestamp>, Vec<(String, Ready)>)> {
         tracing::trace!("looking for jobs");
         let mut connection = self.database.read().await?;
+        let began = Instant::now();
         let mut tx = connection.tx();
         let (next,): (Option<Timestamp>,) =
             query!(self.database, tx, fetch_one, Sql::JobNextWaiting)?;
         let rows: Vec<(String, bool)> =
             query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
+        let took = began.elapsed();
+        self.database.replan_if_slow(&mut connection, took).await?;
         let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
         for (queue, keyed) in rows {
             let ready = queues.entry(queue).or_default();
@@ -373,8 +376,9 @@ impl Fetcher {
     ) -> Result<Vec<Row>> {
         let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
         let mut connection = self.database.write().await?;
+        let began = Instant::now();
         let mut tx = connection.tx();
-        query!(
+        let rows = query!(
             self.database,
             tx,
             fetch_all,
@@ -384,7 +388,11 @@ impl Fetcher {
             limit,
             self.worker,
             now
-        )
+        )?;
+        let took = began.elapsed();
+        // What is claimed is claimed, whatever comes of this.
+        let _ = self.database.replan_if_slow(&mut connection, took).await;
+        Ok(rows)
     }
 
     async fn claim_limited(
