@@ -79,24 +79,30 @@ impl Dispatch {
     async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
         let payload = std::mem::take(&mut claimed.payload);
         let outcome = match self.handlers.get(&claimed.name) {
-            // Somebody else may be at it already.
-            _ if !self.pulse.holds(claimed.life, Instant::now()) => Outcome::Released,
             Err(error) => self.failed(&claimed, None, JobError::retry(error)),
             Ok(registered) => {
                 let task = self.task(&claimed, payload, worker);
                 let running = claimed.hold.running().clone();
-                let mut handler = tokio::spawn(IN_HANDLER.scope(
-                    (),
-                    memoized::attempt(registered.clone(), task, claimed.id, running),
-                ));
+                let (pulse, life) = (self.pulse.clone(), claimed.life);
+                let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
+                // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
+                let begin = async move {
+                    if !pulse.holds(life, Instant::now()) {
+                        return None;
+                    }
+                    Some(attempt.await)
+                };
+                let mut handler = tokio::spawn(IN_HANDLER.scope((), begin));
                 tokio::select! {
                     biased;
                     ended = &mut handler => match ended {
-                        Ok(Ok(result)) => {
+                        // Somebody else may be at it already.
+                        Ok(None) => Outcome::Released,
+                        Ok(Some(Ok(result))) => {
                             tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
                             Outcome::Done { result }
                         }
-                        Ok(Err(error)) => self.failed(&claimed, Some(registered), error),
+                        Ok(Some(Err(error))) => self.failed(&claimed, Some(registered), error),
                         Err(error) => self.failed(&claimed, Some(registered), panicked(error)),
                     },
                     () = self.give_up.cancelled() => {
