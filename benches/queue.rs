@@ -3,8 +3,8 @@
 //! compare with the empty one, by the median of the ratios within a round.
 //!
 //! `LARDER_BENCH_ROWS=10000` makes the tables smaller, `LARDER_BENCH_JOBS=500` the runs, `LARDER_BENCH_ROUNDS=5` has
-//! fewer of them, `LARDER_BENCH_CONCURRENCY=256`
-//! has more at once. PostgreSQL is measured where `LARDER_TEST_POSTGRES_URL` names one.
+//! fewer of them, `LARDER_BENCH_CONCURRENCY=256` more jobs at once, and `LARDER_BENCH_ENGINE` one of sqlite and postgres.
+//! PostgreSQL is measured where `LARDER_TEST_POSTGRES_URL` names one.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::time::{Duration, Instant};
@@ -203,10 +203,12 @@ fn main() {
         number("LARDER_BENCH_ROUNDS", 40),
     );
     let runtime = Runtime::new().unwrap();
-    if std::env::var_os("LARDER_BENCH_POSTGRES").is_none() {
+    let wanted = std::env::var("LARDER_BENCH_ENGINE").unwrap_or_default();
+    let postgres = std::env::var_os("LARDER_TEST_POSTGRES_URL").is_some();
+    if wanted != "postgres" {
         runtime.block_on(measure(Engine::Sqlite, rows, jobs, rounds));
     }
-    if std::env::var_os("LARDER_TEST_POSTGRES_URL").is_some() {
+    if wanted != "sqlite" && postgres {
         runtime.block_on(measure(Engine::Postgres, rows, jobs, rounds));
     }
 }
