@@ -87,7 +87,7 @@ pub mod settings;
 pub mod worker;
 
 pub use cache::{Cache, Cached, Expiration};
-pub use call::{Call, Larder};
+pub use call::{Call, Larder, Rewarmed, Rewarming};
 pub use error::{Error, Result};
 pub use queue::{Job, Queue};
 #[cfg(feature = "worker")]

@@ -35,13 +35,23 @@ impl Args {
         database::with(&context.loaded, async |database| {
             let queue = Queue::new(database.clone()).with_max_attempts(attempts);
             let larder = Larder::of(Cache::new(database.clone()), queue);
-            match larder.begin(job, memo.as_ref()).await? {
-                Called::Remembered(result) => out.line(&result)?,
-                Called::Waits(id) => {
-                    let limit = Some(self.timeout.unwrap_or(WAIT));
-                    let result = wait::for_result(larder.queue(), id, limit, rescue_after).await?;
+            let (limit, mut again) = (Some(self.timeout.unwrap_or(WAIT)), false);
+            loop {
+                let enqueued = match larder.begin(job.clone(), memo.as_ref()).await? {
+                    Called::Remembered(result) => {
+                        out.line(&result)?;
+                        break;
+                    }
+                    Called::Waits(enqueued) => enqueued,
+                };
+                let waited = wait::for_result(larder.queue(), enqueued.id, limit, rescue_after);
+                let result = waited.await?;
+                if enqueued.inserted || again {
                     out.line(result.get())?;
+                    break;
                 }
+                // It was there before, and may have read what was changed since.
+                again = true;
             }
             Ok(Answer::Yes)
         })
