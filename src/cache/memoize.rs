@@ -368,18 +368,16 @@ impl Cache {
             key,
             self.now()
         )?;
-        Ok(
-            row.map(
-                |(value, generation, stale_at, cost, retry_at, refresh)| Hit {
-                    value: value.0,
-                    generation,
-                    stale_at,
-                    cost,
-                    retry_at,
-                    refresh,
-                },
-            ),
-        )
+        Ok(row.map(
+            |(value, generation, stale_at, cost, retry_at, refresh)| Hit {
+                value: value.0,
+                generation,
+                stale_at,
+                cost,
+                retry_at,
+                refresh,
+            },
+        ))
     }
 }
 

@@ -32,6 +32,8 @@ mod away;
 mod blocking;
 #[cfg(feature = "worker")]
 mod calls;
+#[cfg(feature = "worker")]
+mod calls_refresh;
 #[cfg(all(feature = "worker", unix))]
 mod commands;
 #[cfg(feature = "worker")]
@@ -62,6 +64,8 @@ mod progress;
 mod proxy;
 #[cfg(feature = "worker")]
 mod retention;
+#[cfg(feature = "worker")]
+mod rewarm;
 #[cfg(feature = "worker")]
 mod schedule;
 #[cfg(feature = "worker")]
