@@ -139,22 +139,24 @@ macro_rules! forget {
     };
 }
 
-/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left.
+/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left. For an EXISTS
+/// PostgreSQL would read all links.
 macro_rules! purgeable {
     ($now:literal) => {
         concat!(
-            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR NOT EXISTS (\
-             SELECT 1 FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
-             AND link.name = item.key))"
+            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR (\
+             SELECT link.key FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
+             AND link.name = item.key LIMIT 1) IS NULL)"
         )
     };
 }
 
-/// The items of the namespace `$1` among the keys of the batch `$2`, and what was built from them.
+/// The items of the namespace `$1` among the keys of the batch `$2`, and what was built from them. The length is one that
+/// every key has: by it PostgreSQL expects few keys, and looks up their links instead of reading all there are.
 macro_rules! built {
     () => {
-        "WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
-         AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) UNION \
+        "WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (\
+         SELECT e.value->>0 FROM {each:$2} AS e WHERE length(e.value->>0) BETWEEN 1 AND 1024) UNION \
          SELECT link.key FROM built JOIN {link} AS link \
          ON link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built"
     };

@@ -57,6 +57,8 @@ mod pause;
 #[cfg(all(feature = "worker", unix))]
 mod pgbouncer;
 #[cfg(feature = "worker")]
+mod plans_memo;
+#[cfg(feature = "worker")]
 mod plans_queue;
 #[cfg(feature = "worker")]
 mod progress;
