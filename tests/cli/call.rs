@@ -1,6 +1,12 @@
 //! `larder call`.
 
-use crate::support::{Daemon, both_engines, text};
+use chrono::{DateTime, TimeDelta};
+
+use crate::support::{Daemon, both_engines, text, wait_until};
+
+/// A command that says which run it is.
+const COUNT: &str = "[commands.count]\nargv = [\"sh\", \"-c\", \"echo run >> runs; echo run $(wc -l < runs)\"]\n\
+    fresh_for = \"1h\"\n";
 
 both_engines! {
     fn call_prints_what_a_worker_computes_and_then_what_is_remembered(home) {
@@ -50,5 +56,42 @@ both_engines! {
         }
         home.run(&["call", "file_digset", &payload]).fails(&["\"file_digset\"", "file_digest"]);
         home.run(&["call", "file_digest"]).fails(&["\"file_digest\"", "path"]);
+    }
+    fn a_stale_result_of_a_command_is_given_while_it_is_refreshed(home) {
+        home.write("larder.toml", format!("{COUNT}stale_for = \"2h\"\n"));
+        let call = || home.run(&["call", "run_command", r#"{"command":"count"}"#]);
+        let mut worker = Daemon::start(home.larder().arg("worker"));
+        call().prints("\"run 1\"\n");
+        let key = home.run(&["cache", "keys"]).stdout;
+        let info = || home.json(&["cache", "get", key.trim(), "--info"]);
+        let instant = |name: &str| DateTime::parse_from_rfc3339(info()[name].as_str().unwrap()).unwrap();
+        assert_eq!(instant("expires_at") - instant("stale_at"), TimeDelta::hours(2));
+        // No worker is there to refresh it.
+        worker.signal("-TERM");
+        worker.ended();
+        home.execute("UPDATE {}cached_item SET stale_at = created_at");
+        for _ in 0..2 {
+            call().prints("\"run 1\"\n");
+        }
+        let queued = home.json(&["jobs", "list", "--status", "queued"]);
+        assert_eq!((queued.as_array().unwrap().len(), &queued[0]["id"]), (1, &info()["job_id"]));
+        let _worker = Daemon::start(home.larder().arg("worker"));
+        wait_until("it is refreshed", || call().stdout == "\"run 2\"\n");
+    }
+
+    fn what_is_cleared_is_made_anew_where_that_is_asked_for(home) {
+        home.write("larder.toml", COUNT);
+        let _worker = Daemon::start(home.larder().arg("worker"));
+        home.run(&["call", "run_command", r#"{"command":"count"}"#]).prints("\"run 1\"\n");
+        let key = home.run(&["cache", "keys"]).stdout;
+        let key = key.trim();
+        home.run(&["cache", "delete", key, "--rewarm"]).prints("Deleted 1 cache items, enqueued 1 jobs.\n");
+        wait_until("it is there again", || home.run(&["cache", "get", key]).stdout == "\"run 2\"\n");
+        home.execute(&format!("INSERT INTO {{}}cached_item_link (namespace, kind, name, key) VALUES ('', 'tag', 'counts', '{key}')"));
+        home.execute("UPDATE {}cached_item SET linked = TRUE");
+        home.run(&["cache", "clear-tag", "counts", "--rewarm", "--json"]).prints("{\"deleted\":1,\"enqueued\":1}\n");
+        wait_until("it is there once more", || home.run(&["cache", "get", key]).stdout == "\"run 3\"\n");
+        home.run(&["cache", "clear-tag", "counts", "--rewarm"]).says_no("Deleted 0 cache items, enqueued 0 jobs.\n");
+        home.run(&["cache", "delete", "none", "--rewarm", "--json"]).says_no("{\"deleted\":0,\"enqueued\":0}\n");
     }
 }

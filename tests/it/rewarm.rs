@@ -73,8 +73,7 @@ async fn work(db: &TestDatabase) -> Vec<String> {
     let mut options = once();
     options.concurrency = 1;
     run(worker(db, &runs, &gate).await.options(options)).await;
-    let runs = runs.lock().unwrap().clone();
-    runs
+    runs.lock().unwrap().clone()
 }
 
 /// These pages are made, and cost what they are said to, in milliseconds.
