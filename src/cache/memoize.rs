@@ -58,7 +58,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// given the newer value if there is one, else what it computed itself; those who waited compute anew.
 ///
 /// The closure may run as a task of its own, and so owns what it uses: `move` what it needs into it. What it calls may
-/// memoize other keys; asking for its own is an error.
+/// memoize other keys; asking for its own is an error, and from a task that it spawned a wait that times out.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read or computed until `get_or_compute` or `get_or_try_compute`"]
 pub struct Memoize<'a> {

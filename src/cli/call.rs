@@ -1,6 +1,6 @@
 //! `larder call`: a memoized job's result, remembered or computed by a worker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::{duration, json_or_file};
 use super::enqueue::MOST;
@@ -35,7 +35,8 @@ impl Args {
         database::with(&context.loaded, async |database| {
             let queue = Queue::new(database.clone()).with_max_attempts(attempts);
             let larder = Larder::of(Cache::new(database.clone()), queue);
-            let (limit, mut again) = (Some(self.timeout.unwrap_or(WAIT)), false);
+            let (limit, began) = (self.timeout.unwrap_or(WAIT), Instant::now());
+            let mut again = false;
             loop {
                 let enqueued = match larder.begin(job.clone(), memo.as_ref()).await? {
                     Called::Remembered(result) => {
@@ -44,7 +45,8 @@ impl Args {
                     }
                     Called::Waits(enqueued) => enqueued,
                 };
-                let waited = wait::for_result(larder.queue(), enqueued.id, limit, rescue_after);
+                let left = Some(limit.saturating_sub(began.elapsed()));
+                let waited = wait::for_result(larder.queue(), enqueued.id, left, rescue_after);
                 let result = waited.await?;
                 if enqueued.inserted || again {
                     out.line(result.get())?;

@@ -151,14 +151,28 @@ macro_rules! purgeable {
     };
 }
 
-/// The items of the namespace `$1` among the keys of the batch `$2`, and what was built from them. The length is one that
-/// every key has: by it PostgreSQL expects few keys, and looks up their links instead of reading all there are.
+/// The keys of a batch. The length is one that every key has: by it PostgreSQL expects few of them, and looks up their
+/// rows instead of reading all there are.
+macro_rules! keys {
+    ($batch:literal) => {
+        concat!(
+            "SELECT e.value->>0 FROM {each:",
+            $batch,
+            "} AS e WHERE length(e.value->>0) BETWEEN 1 AND 1024"
+        )
+    };
+}
+
+/// The items of the namespace `$1` among the keys of the batch `$2`, and what was built from them. By its CROSS JOIN
+/// SQLite looks up the links of each key, instead of reading all of them for each step.
 macro_rules! built {
     () => {
-        "WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (\
-         SELECT e.value->>0 FROM {each:$2} AS e WHERE length(e.value->>0) BETWEEN 1 AND 1024) UNION \
-         SELECT link.key FROM built JOIN {link} AS link \
-         ON link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built"
+        concat!(
+            "WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (",
+            keys!("$2"),
+            ") UNION SELECT link.key FROM built CROSS JOIN {link} AS link \
+             WHERE link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built"
+        )
     };
 }
 
@@ -393,8 +407,8 @@ macro_rules! claim {
 
 statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
-    CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
-        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND {live:$3}";
+    CacheGetMany: concat!("SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key IN (", keys!("$2"), ") AND {live:$3}");
     CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
         item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
         item.last_error, item.failures, item.linked, COALESCE(item.refresh, item.job) \
@@ -432,11 +446,10 @@ statements! {
     CacheTouch: "UPDATE {item} AS item SET expires_at = $4 \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 RETURNING vacant";
-    CacheDeleteMany: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
-        WHERE item.namespace = $1 AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) \
-        ORDER BY item.key {lock}) \
+    CacheDeleteMany: concat!("WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key IN (", keys!("$2"), ") ORDER BY item.key {lock}) \
         DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch) \
-        RETURNING key, vacant";
+        RETURNING key, vacant");
     CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
     CacheNamespaces: "SELECT DISTINCT item.namespace FROM {item} AS item ORDER BY 1";
@@ -511,9 +524,9 @@ statements! {
         SELECT $1, e.value->>0, e.value->>1, e.value->>2 FROM {each:$2} AS e WHERE TRUE \
         ON CONFLICT (namespace, kind, name, key) DO NOTHING";
     // All links of the keys but those that are named.
-    LinkKeep: "DELETE FROM {link} AS link WHERE link.namespace = $1 \
-        AND link.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND NOT EXISTS (SELECT 1 FROM {each:$3} AS e \
-        WHERE e.value->>0 = link.kind AND e.value->>1 = link.name AND e.value->>2 = link.key)";
+    LinkKeep: concat!("DELETE FROM {link} AS link WHERE link.namespace = $1 AND link.key IN (", keys!("$2"),
+        ") AND NOT EXISTS (SELECT 1 FROM {each:$3} AS e \
+        WHERE e.value->>0 = link.kind AND e.value->>1 = link.name AND e.value->>2 = link.key)");
     LinksOf: "SELECT link.kind, link.name FROM {link} AS link \
         WHERE link.namespace = $1 AND link.key = $2 ORDER BY link.kind, link.name";
     // Makes a row for each key, to be seen by those who write it and by those who compute it: one that others are built
@@ -533,8 +546,8 @@ statements! {
         stale_at = CASE WHEN item.stale_at <= $3 THEN item.stale_at ELSE $3 END, \
         holder = NULL, lease_until = NULL, retry_at = NULL WHERE item.namespace = $1 AND item.key IN (", built!(), ")");
     // In the order in which whoever deletes them holds them.
-    ItemLock: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
-        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) ORDER BY item.key {lock}";
+    ItemLock: concat!("SELECT item.key FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (", keys!("$2"),
+        ") ORDER BY item.key {lock}");
 
     JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
         schedule, tick, run_at, created_at, payload, limit_key, max_running) \

@@ -94,4 +94,27 @@ both_engines! {
         home.run(&["cache", "clear-tag", "counts", "--rewarm"]).says_no("Deleted 0 cache items, enqueued 0 jobs.\n");
         home.run(&["cache", "delete", "none", "--rewarm", "--json"]).says_no("{\"deleted\":0,\"enqueued\":0}\n");
     }
+    /// The job that is joined has kept its result before the invalidation, and its outcome is written after it.
+    fn call_prints_nothing_that_a_job_knew_before_the_last_invalidation(home) {
+        home.write("larder.toml", COUNT);
+        home.run(&["cache", "keys"]).prints("");
+        home.execute(if home.is_sqlite() {
+            "CREATE TRIGGER held BEFORE UPDATE ON job WHEN NEW.status IN ('done', 'dead') BEGIN SELECT RAISE(ABORT, 'held'); END"
+        } else {
+            "CREATE FUNCTION {}held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'held'; END $$; \
+             CREATE TRIGGER held BEFORE UPDATE ON {}job FOR EACH ROW WHEN (NEW.status IN ('done', 'dead')) EXECUTE FUNCTION {}held()"
+        });
+        let _worker = Daemon::start(home.larder().arg("worker"));
+        let call = ["call", "run_command", r#"{"command":"count"}"#];
+        home.run(&[call.as_slice(), &["--timeout", "0"]].concat()).fails(&["is still"]);
+        let key = || home.run(&["cache", "keys"]).stdout;
+        wait_until("the result is kept", || !key().is_empty());
+        home.run(&["cache", "delete", key().trim()]).prints("Deleted 1 cache items.\n");
+        let mut caller = Daemon::spawn(home.larder().args(call));
+        // It joins the job that holds the key.
+        home.run(&[call.as_slice(), &["--timeout", "200ms"]].concat()).fails(&["is still running"]);
+        home.execute(if home.is_sqlite() { "DROP TRIGGER held" } else { "DROP TRIGGER held ON {}job" });
+        assert!(caller.ended().success(), "{:?}", caller.log);
+        assert_eq!(caller.stdout(), "\"run 2\"\n");
+    }
 }

@@ -180,6 +180,11 @@ fn strays(name: &str, step: &str, indexes: &[&str], analyzed: bool) -> bool {
     !indexes.iter().any(|index| match *index {
         ATTEMPTS => step.contains("PRIMARY KEY (job=?)") || step.contains("job_attempt_pkey"),
         PRIMARY => step.contains("sqlite_autoindex_job_1 (id=?)") || step.contains("job_pkey"),
+        // By the name alone it would read all jobs of that name.
+        "job_unique_key" => {
+            names(step, "job_unique_key")
+                && (!step.starts_with("SEARCH ") || step.contains("unique_key=?"))
+        }
         index => names(step, index),
     })
 }

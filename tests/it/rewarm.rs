@@ -135,7 +135,7 @@ both_engines! {
     async fn what_was_not_live_or_not_made_by_a_job_any_more_is_not_made_anew(db) {
         let larder = made(db, &[(page("set"), 1), (page("computed"), 1), (page("deleted"), 1), (page("expired"), 1)]).await;
         let cache = larder.cache();
-        cache.set("page:set", &7).await.unwrap();
+        cache.set_with("page:set", &7, Expiration::Never).await.unwrap();
         cache.delete("page:deleted").await.unwrap();
         cache.touch("page:expired", -1).await.unwrap();
         db.advance(120);
@@ -177,9 +177,9 @@ both_engines! {
     async fn stale_results_are_served_until_they_are_made_anew(db) {
         let larder = made(db, &[(page("a"), 1)]).await;
         let rewarmed = larder.rewarming().mark_tag_stale("pages").await.unwrap();
+        let info = larder.cache().info("page:a").await.unwrap().unwrap();
         assert_eq!(larder.call(&page("a")).await.unwrap(), 1);
         assert_eq!(queued(&larder).await, 1);
-        let info = larder.cache().info("page:a").await.unwrap().unwrap();
         assert_eq!((info.stale_at, info.job), (Some(crate::support::noon()), Some(rewarmed.jobs[0].id)));
         assert_eq!(work(db).await, ["a"]);
         assert!(larder.cache().info("page:a").await.unwrap().unwrap().stale_at > Some(crate::support::noon()));
