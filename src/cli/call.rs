@@ -35,7 +35,7 @@ impl Args {
         database::with(&context.loaded, async |database| {
             let queue = Queue::new(database.clone()).with_max_attempts(attempts);
             let larder = Larder::of(Cache::new(database.clone()), queue);
-            let (limit, began) = (self.timeout.unwrap_or(WAIT), Instant::now());
+            let (mut limit, began) = (self.timeout.unwrap_or(WAIT), Instant::now());
             let mut again = false;
             loop {
                 let enqueued = match larder.begin(job.clone(), memo.as_ref()).await? {
@@ -45,15 +45,17 @@ impl Args {
                     }
                     Called::Waits(enqueued) => enqueued,
                 };
-                let left = Some(limit.saturating_sub(began.elapsed()));
-                let waited = wait::for_result(larder.queue(), enqueued.id, left, rescue_after);
-                let result = waited.await?;
+                let (queue, id) = (larder.queue(), enqueued.id);
+                let result = wait::for_result(queue, id, Some(limit), rescue_after).await?;
                 if enqueued.inserted || again {
                     out.line(result.get())?;
                     break;
                 }
                 // It was there before, and may have read what was changed since.
                 again = true;
+                let left = limit.saturating_sub(began.elapsed());
+                limit = Duration::from_secs(left.as_secs())
+                    + Duration::from_millis(left.subsec_millis().into());
             }
             Ok(Answer::Yes)
         })
