@@ -49,7 +49,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// [`Larder::call`](crate::Larder::call).
     ///
     /// While the result is fresh, a job that is enqueued all the same, or tried again, is done with it and its handler
-    /// does not run; of several at work one runs, and the others have its result. What a handler returns is remembered
+    /// does not run, unless a call has enqueued it to [refresh that early](Memo::early_refresh); of several at work one runs, and the others have its result. What a handler returns is remembered
     /// before its job is done, unless somebody has invalidated it since the handler began: then it runs again within
     /// the same attempt, three times at most. An error is not remembered.
     fn memo(&self) -> Option<Memo> {

@@ -1,6 +1,6 @@
 //! `larder call`.
 
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::support::{Daemon, both_engines, text, wait_until};
 
@@ -116,5 +116,23 @@ both_engines! {
         home.execute(if home.is_sqlite() { "DROP TRIGGER held" } else { "DROP TRIGGER held ON {}job" });
         assert!(caller.ended().success(), "{:?}", caller.log);
         assert_eq!(caller.stdout(), "\"run 2\"\n");
+    }
+    fn a_worker_holds_a_key_for_as_long_as_the_settings_say(home) {
+        let argv = "argv = [\"sh\", \"-c\", \"while test -e slow; do sleep 0.05; done\"]";
+        home.write("larder.toml", format!("[cache]\nlease = \"3s\"\n[commands.waits]\n{argv}\nfresh_for = \"1h\"\nstale_for = \"1h\"\n"));
+        let _worker = Daemon::start(home.larder().arg("worker"));
+        let call = || home.run(&["call", "run_command", r#"{"command":"waits"}"#]).prints("\"\"\n");
+        call();
+        let key = home.run(&["cache", "keys"]).stdout;
+        let lease = || home.json(&["cache", "get", key.trim(), "--info"])["lease"].as_str().map(str::to_owned);
+        assert_eq!(lease(), None);
+        home.execute("UPDATE {}cached_item SET stale_at = created_at");
+        home.write("slow", "");
+        call();
+        wait_until("it is refreshed", || lease().is_some());
+        let left = DateTime::parse_from_rfc3339(&lease().unwrap()).unwrap().to_utc() - Utc::now();
+        assert!(left < TimeDelta::seconds(4), "{left}");
+        std::fs::remove_file(home.path("slow")).unwrap();
+        wait_until("it is over", || lease().is_none());
     }
 }
