@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome};
 use crate::queue::held::RunningAttempt;
+use crate::queue::pulse::Pulse;
 use crate::queue::{Backoff, stored_error, to_delta};
 
 tokio::task_local! {
@@ -43,6 +44,7 @@ pub(super) struct Dispatch {
     pub(super) data: Extensions,
     pub(super) finished: mpsc::UnboundedSender<Finished>,
     pub(super) clock: Clock,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) backoff: Backoff,
     /// How long the handler of a cancelled job may go on.
     pub(super) cancel_timeout: Duration,
@@ -77,6 +79,8 @@ impl Dispatch {
     async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
         let payload = std::mem::take(&mut claimed.payload);
         let outcome = match self.handlers.get(&claimed.name) {
+            // Somebody else may be at it already.
+            _ if !self.pulse.holds(claimed.life, Instant::now()) => Outcome::Released,
             Err(error) => self.failed(&claimed, None, JobError::retry(error)),
             Ok(registered) => {
                 let task = self.task(&claimed, payload, worker);
