@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::lease::{Asker, Failure, KeptLease, Lease, Taken};
+use super::lease::{Asker, Computed, Failure, KeptLease, Lease, Taken};
 use super::limits::encode;
-use super::{Cache, Memo, nested};
+use super::{Cache, MadeBy, Memo, nested};
 use crate::database::{Id, JsonText};
 use crate::error::{Error, Result};
 
@@ -27,14 +27,16 @@ pub(crate) struct Computation {
 }
 
 impl Cache {
-    /// Waits until `job` may compute the item, or need not any more. A lease of its earlier attempt is no obstacle where
-    /// the attempt `takes_over`.
+    /// Waits until `job` may compute the item, or need not any more: a fresh value is as good, unless the job was enqueued
+    /// to refresh that. A lease of its earlier attempt is no obstacle where the attempt `takes_over`.
     pub(crate) async fn turn_of(&self, memo: &Memo, job: Id, takes_over: bool) -> Result<Turn> {
         let mut pauses = None;
         loop {
             let seen = match self.hit(&memo.key).await? {
-                Some(hit) if !hit.is_stale(self.now()) => return Ok(Turn::Fresh(hit.value)),
-                stale => stale.map(|hit| hit.generation),
+                Some(hit) if !hit.is_stale(self.now()) && hit.refresh != Some(job) => {
+                    return Ok(Turn::Fresh(hit.value));
+                }
+                old => old.map(|hit| hit.generation),
             };
             let asker = Asker {
                 job: Some(job),
@@ -77,17 +79,22 @@ impl Computation {
 
     /// Keeps the JSON that was computed, and returns whether it may be: where not, somebody has written or invalidated
     /// the item since the computation began.
-    pub(crate) async fn keep(self, json: &str) -> Result<bool> {
+    pub(crate) async fn keep(self, json: &str, made_by: &MadeBy) -> Result<bool> {
         let cost = self.started.elapsed();
         let Memo { key, plan } = &self.memo;
         let value: &RawValue = serde_json::from_str(json)
             .map_err(|error| Error::invalid(format!("the value of key {key:?}: {error}")))?;
         let text = JsonText(encode(key, value, self.cache.max_value_bytes)?);
         let freshness = plan.freshness(self.cache.now(), rand::random());
-        let written = self
-            .cache
-            .write_back(key, self.lease, &text, freshness, cost, &plan.links)
-            .await?;
+        let made_by = made_by.to_json()?;
+        let computed = Computed {
+            value: &text,
+            freshness,
+            cost,
+            links: &plan.links,
+            made_by: Some(&made_by),
+        };
+        let written = self.cache.write_back(key, self.lease, computed).await?;
         self.kept.end();
         Ok(written)
     }

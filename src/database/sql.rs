@@ -147,22 +147,37 @@ macro_rules! statements {
 /// What a value that is written ends: the one before, and whoever computes the next. Tags stay with a live item alone.
 macro_rules! forget {
     () => {
-        concat!(forget!(computed), ", job = NULL, stale_at = NULL, cost = NULL, generation = excluded.generation")
+        concat!(forget!(made), ", generation = excluded.generation")
+    };
+    (made) => {
+        concat!(forget!(computed), ", job = NULL, made_by = NULL, stale_at = NULL, cost = NULL")
     };
     (computed) => {
         "vacant = FALSE, holder = NULL, lease_until = NULL, failed = NULL, last_error = NULL, failures = 0, \
-         retry_at = NULL, error_until = NULL"
+         retry_at = NULL, error_until = NULL, refresh = NULL"
     };
 }
 
-/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left.
+/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left. For an EXISTS
+/// PostgreSQL would read all links.
 macro_rules! purgeable {
     ($now:literal) => {
         concat!(
-            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR NOT EXISTS (\
-             SELECT 1 FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
-             AND link.name = item.key))"
+            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR (\
+             SELECT link.key FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
+             AND link.name = item.key LIMIT 1) IS NULL)"
         )
+    };
+}
+
+/// The items of the namespace `$1` among the keys of the batch `$2`, and what was built from them. By its CROSS JOIN
+/// SQLite looks up the links of each key, instead of reading all of them for each step.
+macro_rules! built {
+    () => {
+        "WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} UNION \
+         SELECT link.key FROM built CROSS JOIN {link} AS link \
+         WHERE link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built"
     };
 }
 
@@ -399,7 +414,7 @@ statements! {
         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND {live:$3}";
     CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
         item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
-        item.last_error, item.linked, item.job \
+        item.last_error, item.failures, item.linked, COALESCE(item.refresh, item.job) \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDeadline: "SELECT item.expires_at FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
@@ -418,7 +433,7 @@ statements! {
          updated_at = excluded.updated_at WHERE NOT {live:$6}");
     CacheSetIf: concat!(
         "UPDATE {item} AS item SET value = $3, expires_at = CASE WHEN $7 THEN item.expires_at ELSE $4 END, ",
-        forget!(computed), ", job = NULL, stale_at = NULL, cost = NULL, generation = $5, \
+        forget!(made), ", generation = $5, \
          updated_at = CASE WHEN item.created_at > $6 THEN item.created_at ELSE $6 END \
          WHERE item.namespace = $1 AND item.key = $2 AND item.generation = $8 AND {live:$6}");
     CacheIncrement: concat!(
@@ -471,8 +486,15 @@ statements! {
         MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1 AND NOT item.vacant";
 
     // The one read of a memoized value that is there.
-    MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at \
+    MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    // Of a value that nobody has written since.
+    MemoRefresh: "UPDATE {item} AS item SET refresh = $4 \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.generation = $3 AND {live:$5}";
+    // What jobs made of the live items among the keys, and of those that were built from them.
+    MemoMade: concat!("SELECT item.key, item.made_by, item.cost, item.generation, \
+        CASE WHEN item.holder IS NOT NULL THEN item.job END FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key {among:", built!(), "} AND item.made_by IS NOT NULL AND {live:$3}");
     // Whoever computes has the row: a vacant one where there was none, so that invalidating the key meets it. A row that
     // somebody wrote since generation $8 was read is left to its reader, and so is an error that stands for a value, or
     // is that of the computation $10 that was waited for. A lease of the job $12 may be taken over.
@@ -497,8 +519,8 @@ statements! {
     LeaseWriteBack: concat!("UPDATE {item} AS item SET value = $4, expires_at = $5, stale_at = $6, cost = $7, \
         generation = $8, created_at = CASE WHEN {live:$9} THEN item.created_at ELSE $9 END, \
         updated_at = CASE WHEN {live:$9} AND item.created_at > $9 THEN item.created_at ELSE $9 END, ",
-        forget!(computed), ", linked = $10 WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 \
-        RETURNING failures{told}");
+        forget!(computed), ", linked = $10, made_by = $11 \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 RETURNING failures{told}");
     ScopeHold: "SELECT {hold:CAST($1 AS bigint)}";
     ScopeBusy: "SELECT COUNT(*) FROM {each:$1} AS e WHERE NOT ({is_free:CAST(e.value->>0 AS bigint)})";
 
@@ -524,12 +546,13 @@ statements! {
         AND item.key IN (SELECT link.key FROM {link} AS link WHERE link.namespace = $1 AND link.kind = 'tag' \
         AND link.name = $2 AND link.key > $3 ORDER BY link.key LIMIT $5) ORDER BY item.key {lock}";
     // What is stale already stays so since then; whoever computes it began too early.
-    ItemStale: "UPDATE {item} AS item SET stale_at = CASE WHEN item.stale_at <= $3 THEN item.stale_at ELSE $3 END, \
-        holder = NULL, lease_until = NULL, retry_at = NULL WHERE item.namespace = $1 AND item.key IN (\
-        WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
-        AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} UNION \
-        SELECT link.key FROM built JOIN {link} AS link \
-        ON link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built)";
+    ItemStale: concat!("UPDATE {item} AS item SET \
+        stale_at = CASE WHEN item.stale_at <= $3 THEN item.stale_at ELSE $3 END, \
+        holder = NULL, lease_until = NULL, retry_at = NULL \
+        WHERE item.namespace = $1 AND item.key {among:", built!(), "}");
+    // In the order in which whoever deletes them holds them.
+    ItemLock: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} ORDER BY item.key {lock}";
 
     JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
         schedule, tick, run_at, created_at, payload, limit_key, max_running) \

@@ -97,7 +97,7 @@ const STATEMENTS: [Statement; 28] = [
     ),
     (
         "JobKeyHolder",
-        &[("text", "known"), ("text", "key")],
+        &[("text", "known"), ("text", "memo:7")],
         &["job_unique_key"],
     ),
     ("JobEnded", &PICKED, &["job_finished"]),
@@ -186,6 +186,11 @@ fn strays(name: &str, step: &str, next: &str, indexes: &[&str], analyzed: bool) 
     !indexes.iter().any(|index| match *index {
         ATTEMPTS => step.contains("PRIMARY KEY (job=?)") || step.contains("job_attempt_pkey"),
         PRIMARY => step.contains("sqlite_autoindex_job_1 (id=?)") || step.contains("job_pkey"),
+        // By the name alone it would read all jobs of that name.
+        "job_unique_key" => {
+            names(step, "job_unique_key")
+                && (!step.starts_with("SEARCH ") || step.contains("unique_key=?"))
+        }
         index => names(step, index),
     })
 }
@@ -215,17 +220,18 @@ async fn fill(db: &TestDatabase, many: u32, ready: u32) {
         "CAST('019aabcd-0000-7000-8000-000000000000' AS uuid)"
     };
     let key = "'key ' || CAST(n % 50 AS text)";
-    for (part, count, status, due, worker, key) in [
-        ("0001", many, "done", no, worker, "NULL"),
-        ("0002", many, "queued", no, "NULL", "NULL"),
-        ("0003", ready, "queued", yes, "NULL", "NULL"),
-        ("0004", 50, "running", no, worker, key),
-        ("0005", ready, "queued", yes, "NULL", key),
+    let memo = "'memo:' || CAST(n AS text)";
+    for (part, count, status, due, worker, key, unique_key) in [
+        ("0001", many, "done", no, worker, "NULL", memo),
+        ("0002", many, "queued", no, "NULL", "NULL", memo),
+        ("0003", ready, "queued", yes, "NULL", "NULL", "NULL"),
+        ("0004", 50, "running", no, worker, key, "NULL"),
+        ("0005", ready, "queued", yes, "NULL", key, "NULL"),
     ] {
         let finished = if status == "done" { now } else { "NULL" };
         db.execute(&format!(
-            "{} INSERT INTO {{}}job (id, name, queue, status, due, priority, max_attempts, run_at, created_at, finished_at, worker, limit_key, max_running, payload) \
-             SELECT {}, 'known', 'default', '{status}', {due}, 0, 20, {now}, {now}, {finished}, {worker}, {key}, 1, '1' FROM n",
+            "{} INSERT INTO {{}}job (id, name, queue, status, due, priority, max_attempts, run_at, created_at, finished_at, worker, limit_key, max_running, unique_key, payload) \
+             SELECT {}, 'known', 'default', '{status}', {due}, 0, 20, {now}, {now}, {finished}, {worker}, {key}, 1, {unique_key}, '1' FROM n",
             series.replace("COUNT", &count.to_string()),
             id.replace("PART", part),
         ))
@@ -240,8 +246,17 @@ async fn fill(db: &TestDatabase, many: u32, ready: u32) {
 }
 
 /// The plan of a statement, a step a line.
-async fn plan(db: &TestDatabase, name: &str, arguments: &[(&str, &str)]) -> Vec<String> {
+pub(crate) async fn plan(db: &TestDatabase, name: &str, arguments: &[(&str, &str)]) -> Vec<String> {
     let (_, template) = TEMPLATES.iter().find(|(known, _)| *known == name).unwrap();
+    plan_of(db, template, arguments).await
+}
+
+/// The plan of a template.
+pub(crate) async fn plan_of(
+    db: &TestDatabase,
+    template: &str,
+    arguments: &[(&str, &str)],
+) -> Vec<String> {
     if db.is_sqlite() {
         let mut connection = SqliteConnection::connect(&db.url).await.unwrap();
         let sql = format!(

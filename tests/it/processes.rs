@@ -110,6 +110,7 @@ fn plays_its_role() {
             "hammer" => hammer(database, number).await,
             "memoize" => memoize(Cache::new(database)).await,
             "stop" => stop(database).await,
+            "refresh" => refresh(Cache::new(database)).await,
             "hold" => hold(Cache::new(database).with_lease(SHORT_LEASE)).await,
             other => panic!("no role {other}"),
         }
@@ -139,6 +140,38 @@ async fn memoize(cache: Cache) -> String {
     });
     let waits = futures::future::try_join_all(tasks).await.unwrap();
     waits.into_iter().max().unwrap().to_string()
+}
+
+/// Tasks that ask for one stale key together, whose refresh counts itself and takes 300 ms. The answer is the longest wait
+/// for the stale value; the process ends when it reads the new one.
+async fn refresh(cache: Cache) -> String {
+    let tasks = (0..8).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            let (asked, counter) = (std::time::Instant::now(), cache.clone());
+            let compute = move || async move {
+                counter.increment("computations", 1, NEVER).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                "new".to_owned()
+            };
+            let memoize = cache.memoize("key").fresh_for(DEADLINE).stale_for(DEADLINE);
+            let value = memoize.get_or_compute(compute).await.unwrap();
+            (value, asked.elapsed().as_millis())
+        })
+    });
+    let answers = futures::future::try_join_all(tasks).await.unwrap();
+    assert!(
+        answers.iter().any(|(value, _)| value == "old"),
+        "{answers:?}"
+    );
+    let new = async || cache.get::<String>("key").await.unwrap().unwrap() == "new";
+    crate::support::eventually("it is refreshed", DEADLINE, new).await;
+    answers
+        .iter()
+        .map(|(_, waited)| waited)
+        .max()
+        .unwrap()
+        .to_string()
 }
 
 /// Computes, and is never done.
@@ -273,6 +306,15 @@ both_engines! {
         assert_eq!(cache.get::<i64>("computations").await.unwrap(), Some(1));
         let longest = answers.iter().map(|answer| answer.parse::<u128>().unwrap()).max().unwrap();
         assert!((300..30_000).contains(&longest), "{answers:?}: within the lease");
+    }
+
+    async fn of_many_processes_that_ask_for_a_stale_key_one_refreshes_it_and_none_waits(db) {
+        let cache = Cache::new(db.options().clock(larder::clock::Clock::system()).connect().await.unwrap());
+        let memoize = cache.memoize("key").fresh_for(DEADLINE).stale_for(DEADLINE);
+        memoize.get_or_compute(|| async { "old".to_owned() }).await.unwrap();
+        db.execute("UPDATE {}cached_item SET stale_at = created_at").await;
+        let answers = together(db, 4, "refresh").await;
+        assert_eq!(cache.get::<i64>("computations").await.unwrap(), Some(1), "{answers:?}");
     }
 
     async fn what_a_killed_process_computed_is_computed_once_more_after_its_lease(db) {
