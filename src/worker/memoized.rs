@@ -9,7 +9,7 @@ use futures::FutureExt;
 
 use super::dispatch::{limited, panic_message};
 use super::{JobError, Registered};
-use crate::cache::{Cache, MadeBy, Turn};
+use crate::cache::{Cache, MadeBy, Memo, Turn};
 use crate::queue::JobId;
 use crate::queue::held::RunningAttempt;
 
@@ -28,6 +28,18 @@ pub(super) async fn attempt(
     let (Some(memo), Some(cache)) = (registered.memo(&task.args, task.data()), cache) else {
         return limited(registered, task).await;
     };
+    // Apart: it is large, and most jobs are not memoized.
+    Box::pin(remembered(registered, task, job, running, memo, cache)).await
+}
+
+async fn remembered(
+    registered: Registered,
+    task: Task<String>,
+    job: JobId,
+    running: Arc<RunningAttempt>,
+    memo: Memo,
+    cache: Cache,
+) -> Result<String, JobError> {
     memo.check().map_err(JobError::abort)?;
     // As whoever calls it would enqueue it.
     let made_by = MadeBy {
