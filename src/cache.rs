@@ -40,7 +40,7 @@ pub use memoize::Memoize;
 pub use purge::Purge;
 pub use tags::Tagged;
 #[cfg(feature = "worker")]
-pub(crate) use turn::Turn;
+pub(crate) use turn::{Remember, Turn};
 
 use crate::clock::Timestamp;
 use crate::database::{Database, Id};

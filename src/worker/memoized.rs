@@ -45,6 +45,8 @@ pub(super) async fn attempt(
             }
             Turn::Computes(computation) => computation,
         };
+        // What an earlier run said is not of this one's result.
+        running.take_remember();
         let run = computation.run(limited(registered.clone(), task.clone()));
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(Ok(result)) => result,
@@ -62,7 +64,7 @@ pub(super) async fn attempt(
         if now.is_none_or(|now| now.key() != memo.key()) {
             return Ok(result);
         }
-        match computation.keep(&result).await {
+        match computation.keep(&result, running.take_remember()).await {
             Ok(true) => return Ok(result),
             Ok(false) if again < AGAIN && !running.cancellation.is_cancelled() => {
                 again += 1;
