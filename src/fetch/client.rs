@@ -130,7 +130,7 @@ fn refused(url: &Url, refused: &Refused) -> FetchError {
 }
 
 /// What an error of the client means for the fetch of `url`.
-pub(super) fn failed(url: &Url, error: reqwest::Error) -> FetchError {
+pub(super) fn failed(url: &Url, error: reqwest::Error, options: &FetchOptions) -> FetchError {
     let error = error.without_url();
     let mut source: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(cause) = source {
@@ -140,7 +140,10 @@ pub(super) fn failed(url: &Url, error: reqwest::Error) -> FetchError {
         source = cause.source();
     }
     let why = if error.is_timeout() && error.is_connect() {
-        "no connection within `fetch.connect_timeout`".to_owned()
+        format!(
+            "no connection within `fetch.connect_timeout`, {:?}",
+            options.connect_timeout
+        )
     } else {
         root(&error)
     };

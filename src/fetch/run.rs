@@ -143,7 +143,7 @@ impl Run<'_> {
             headers.extend(stored.conditions());
         }
         let sent = self.client.get(url.clone()).headers(headers).send().await;
-        sent.map_err(|error| failed(url, error))
+        sent.map_err(|error| failed(url, error, self.options))
     }
 
     /// What was fetched before from this very URL.
@@ -176,7 +176,11 @@ impl Run<'_> {
         }
         let mut body = Vec::new();
         // What was compressed comes decompressed, in pieces.
-        while let Some(piece) = response.chunk().await.map_err(|error| failed(url, error))? {
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| failed(url, error, self.options))?
+        {
             if (body.len() + piece.len()) as u64 > most {
                 return Err(too_large());
             }

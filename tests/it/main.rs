@@ -44,6 +44,8 @@ mod drain;
 mod enqueue;
 #[cfg(feature = "worker")]
 mod failure;
+#[cfg(feature = "fetch")]
+mod fetch;
 #[cfg(feature = "worker")]
 mod half_open;
 #[cfg(feature = "worker")]
