@@ -45,8 +45,6 @@ pub(super) async fn attempt(
             }
             Turn::Computes(computation) => computation,
         };
-        // What an earlier run said is not of this one's result.
-        running.take_remember();
         let run = computation.run(limited(registered.clone(), task.clone()));
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(Ok(result)) => result,

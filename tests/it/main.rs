@@ -63,6 +63,8 @@ mod progress;
 #[cfg(feature = "worker")]
 mod proxy;
 #[cfg(feature = "worker")]
+mod remember;
+#[cfg(feature = "worker")]
 mod retention;
 #[cfg(feature = "worker")]
 mod schedule;
