@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Memo};
 use crate::fetch::{Answer, Fetched, Fetcher, Keep, Request, Stored};
 use crate::{Data, Job, JobContext, JobError};
+
+/// What fetches where a worker is given nothing else.
+static PLAIN: LazyLock<Fetcher> = LazyLock::new(Fetcher::default);
 
 /// Its payload: `{"url": "https://…", "headers": {"Accept": "…"}}`. Its [`Debug`](fmt::Debug) shows no secret.
 ///
@@ -94,7 +98,8 @@ fn key(request: &Request) -> String {
     format!("{}:{}", FetchUrl::NAME, request.fingerprint())
 }
 
-/// Fetches the URL.
+/// Fetches the URL, as the [`Fetcher`] that the worker is given by [`Worker::data`](crate::Worker::data) does, or else one
+/// of the default options.
 ///
 /// # Errors
 /// Where its payload cannot be fetched, the answer is not within the limits, or its status is 400 to 499 (the job is then
@@ -107,14 +112,13 @@ pub async fn fetch_url(
     cx: JobContext,
 ) -> Result<Fetched, JobError> {
     let request = job.request().map_err(JobError::abort)?;
-    let fetcher = fetcher.map(|fetcher| (*fetcher).clone());
+    let fetcher = fetcher.map_or_else(|| PLAIN.clone(), |fetcher| (*fetcher).clone());
     let key = format!("{}:stored", key(&request));
     let stored = match cache.get::<Stored>(&key).await {
         // What another version left is not understood, and not needed.
         Err(error) if error.is_corrupt() => None,
         stored => stored?,
     };
-    let fetcher = fetcher.unwrap_or_default();
     let fetching = fetcher.get(&request, stored, cache.database().clock());
     let Some(answer) = cx.cancellation().run_until_cancelled(fetching).await else {
         return Err(JobError::retry("it was cancelled while it fetched"));

@@ -36,6 +36,17 @@ pub use stored::{Fetched, Stored};
 use crate::clock::Clock;
 
 /// How URLs are fetched. The defaults are those of `larder.toml`.
+///
+/// ```
+/// use larder::fetch::{AllowPrivate, FetchOptions, Fetcher};
+///
+/// let mut options = FetchOptions::default();
+/// assert_eq!((options.max_bytes, options.max_redirects), (4 * 1024 * 1024, 5));
+/// options.allow_private = AllowPrivate::these(["intranet.example.com"])?;
+/// let fetcher = Fetcher::new(options); // for `Worker::data`
+/// # drop(fetcher);
+/// # Ok::<(), larder::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FetchOptions {

@@ -101,6 +101,15 @@ pub enum AllowPrivate {
 }
 
 /// A network, or a host by its name.
+///
+/// ```
+/// use larder::fetch::Allowed;
+///
+/// assert_eq!("10.0.0.0/8".parse::<Allowed>()?, Allowed::Network("10.0.0.0".parse().unwrap(), 8));
+/// assert_eq!("::1".parse::<Allowed>()?.to_string(), "::1/128");
+/// assert_eq!("intranet.example.com".parse::<Allowed>()?, Allowed::Host("intranet.example.com".to_owned()));
+/// # Ok::<(), larder::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed {
     /// All addresses whose first bits, so many, are those of this one.

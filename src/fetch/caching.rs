@@ -60,6 +60,14 @@ impl Terms {
         if_error: Duration::ZERO,
     };
 
+    /// The same so much later.
+    pub(super) fn after(self, spent: Duration) -> Self {
+        Self {
+            fresh: self.fresh.saturating_sub(spent),
+            ..self
+        }
+    }
+
     /// Of an answer that both are needed for.
     pub(super) fn and(self, other: Self) -> Self {
         Self {

@@ -208,11 +208,10 @@ pub(super) fn check_scheme(url: &Url) -> Result<(), String> {
     }
 }
 
-/// The URL for errors and logs: without user, password and query, which may be secrets.
+/// The URL for errors and logs: without its query, which may be a secret. It never has a user, a password or a fragment
+/// where it is fetched.
 pub(super) fn shown(url: &Url) -> String {
     let mut plain = url.clone();
-    forget_credentials(&mut plain);
-    plain.set_fragment(None);
     plain.set_query(None);
     let query = if url.query().is_some() { "?…" } else { "" };
     format!("{plain}{query}")

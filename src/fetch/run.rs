@@ -31,6 +31,7 @@ pub(super) struct Run<'a> {
 struct Landed {
     url: Url,
     response: Response,
+    came: Timestamp,
     terms: Terms,
     said: Said,
 }
@@ -69,11 +70,13 @@ impl Run<'_> {
         let Landed {
             url,
             response,
+            came,
             terms,
             said,
         } = landed;
         let head = response.headers().clone();
         let body = self.body(&url, response).await?;
+        let terms = terms.after(self.clock.now().since(came));
         let fetched = Fetched::new(status.as_u16(), &url, &head, body);
         let keep = if terms.is_storable && status == StatusCode::OK {
             self.keep(Stored::new(fetched.clone(), said), terms)
@@ -82,8 +85,8 @@ impl Run<'_> {
         };
         Ok(Answer {
             response: fetched,
-            fresh: fresh(terms),
-            stale: stale(terms),
+            fresh: terms.fresh,
+            stale: terms.while_revalidating,
             keep,
         })
     }
@@ -96,6 +99,7 @@ impl Run<'_> {
             check_literal(&url, &self.options.allow_private)?;
             let sent = self.clock.now();
             let response = self.send(&url, trusted).await?;
+            let came = self.clock.now();
             let mut said = said(response.headers());
             if let Some(stored) = self.stored_for(&url)
                 && response.status() == StatusCode::NOT_MODIFIED
@@ -109,7 +113,7 @@ impl Run<'_> {
                 },
                 authorized: trusted && self.request.is_authorized(),
                 sent,
-                came: self.clock.now(),
+                came,
                 unless_said: self.options.fresh_for,
             });
             if let Some(so_far) = so_far {
@@ -119,6 +123,7 @@ impl Run<'_> {
                 return Ok(Landed {
                     url,
                     response,
+                    came,
                     terms,
                     said,
                 });
@@ -199,8 +204,8 @@ impl Run<'_> {
         };
         Answer {
             response,
-            fresh: fresh(landed.terms),
-            stale: stale(landed.terms),
+            fresh: landed.terms.fresh,
+            stale: landed.terms.while_revalidating,
             keep,
         }
     }
@@ -258,22 +263,6 @@ impl Run<'_> {
             stale: Duration::ZERO,
             keep: Keep::AsItIs,
         })
-    }
-}
-
-fn fresh(terms: Terms) -> Duration {
-    if terms.is_storable {
-        terms.fresh
-    } else {
-        Duration::ZERO
-    }
-}
-
-fn stale(terms: Terms) -> Duration {
-    if terms.is_storable {
-        terms.while_revalidating
-    } else {
-        Duration::ZERO
     }
 }
 

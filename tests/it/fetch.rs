@@ -6,10 +6,11 @@ mod server;
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use larder::fetch::{AllowPrivate, FetchOptions, Fetched, Fetcher};
 use larder::jobs::fetch_url::FetchUrl;
-use larder::queue::{JobRecord, JobStatus, NewJob};
+use larder::queue::{Job, JobRecord, JobStatus, NewJob};
 use larder::{Cache, Larder, Queue, Worker, jobs};
 
 use crate::support::{TestDatabase, both_engines, raw};
@@ -59,6 +60,15 @@ async fn failed(db: &TestDatabase, fetcher: &Fetcher, url: &str) -> (String, Job
 
 fn ok(headers: &[&str], body: &str) -> Reply {
     Reply::new("200 OK", headers, body)
+}
+
+/// For how many seconds what was fetched from a URL is fresh, and may be given at all.
+async fn times(db: &TestDatabase, url: &str) -> (i64, i64) {
+    let key = FetchUrl::new(url).memo().unwrap().key().to_owned();
+    let info = db.cache().await.info(&key).await.unwrap().unwrap();
+    let now: DateTime<Utc> = db.clock.now().into();
+    let seconds = |at: Option<DateTime<Utc>>| (at.unwrap() - now).num_seconds();
+    (seconds(info.stale_at), seconds(info.expires_at))
 }
 
 async fn keys(cache: &Cache) -> Vec<String> {
@@ -167,6 +177,17 @@ both_engines! {
         assert_eq!(seen[4].header("if-modified-since"), None);
     }
 
+    async fn the_time_that_an_answer_takes_counts(db) {
+        let clock = db.clock.clone();
+        let server = Server::start(move |_| {
+            clock.advance(TimeDelta::seconds(30));
+            ok(&["Cache-Control: max-age=100", "Age: 20"], "slow")
+        }).await;
+        let url = server.url("/");
+        body(db, &url).await;
+        assert_eq!(times(db, &url).await, (50, 50));
+    }
+
     async fn a_response_is_kept_to_be_asked_for_as_long_as_the_options_say(db) {
         let server = Server::answering([ok(&["Cache-Control: max-age=10", "ETag: \"1\""], "the body")]).await;
         let url = server.url("/");
@@ -201,35 +222,57 @@ both_engines! {
     }
 
     async fn where_asking_fails_an_earlier_response_is_given_if_it_said_so(db) {
+        // Kept for that alone, and kept to be asked for besides.
+        for other in ["X-Other: 1", "ETag: \"1\""] {
+            let server = Server::answering([
+                ok(&["Cache-Control: max-age=10, stale-if-error=60", other], "the body"),
+                Reply::new("503 Service Unavailable", &["Retry-After: 20"], ""),
+                Reply::new("429 Too Many Requests", &[], ""),
+            ]).await;
+            let url = server.url("/");
+            assert!(!fetched(db, &url).await.stale);
+            db.advance(10);
+            let again = fetched(db, &url).await;
+            assert_eq!((again.body.as_deref(), again.stale), (Some("the body"), true));
+            db.advance(19);
+            assert!(fetched(db, &url).await.stale);
+            assert_eq!(server.seen().len(), 2, "it is not asked again before it wants to be");
+            db.advance(1);
+            let (error, status) = failed(db, &fetcher(), &url).await;
+            assert!(error.ends_with("/ answered 429 Too Many Requests"), "{error}");
+            assert_eq!(status, JobStatus::Queued, "an answer that there were too many is no failure of the server");
+            // It is away altogether.
+            server.end().await;
+            db.execute("DELETE FROM {}job").await;
+            assert!(fetched(db, &url).await.stale);
+            db.advance(9);
+            let (stale, _) = times(db, &url).await;
+            assert_eq!(stale, 1, "after 10 s it is asked again");
+            db.advance(1);
+            assert!(fetched(db, &url).await.stale);
+            db.advance(29);
+            assert!(fetched(db, &url).await.stale);
+            let (stale, _) = times(db, &url).await;
+            assert_eq!(stale, 1, "its time is nearly over");
+            db.advance(1);
+            let (error, status) = failed(db, &fetcher(), &url).await;
+            assert!(error.contains("Connection refused"), "{error}");
+            assert_eq!(status, JobStatus::Queued, "its time is over");
+            db.execute("DELETE FROM {}job").await;
+        }
+    }
+
+    async fn what_did_not_say_so_is_not_given_where_asking_fails(db) {
         let server = Server::answering([
-            ok(&["Cache-Control: max-age=10, stale-if-error=60"], "the body"),
-            Reply::new("503 Service Unavailable", &["Retry-After: 20"], ""),
-            Reply::new("429 Too Many Requests", &[], ""),
+            ok(&["Cache-Control: max-age=10", "ETag: \"1\""], "the body"),
+            Reply::new("503 Service Unavailable", &[], ""),
         ]).await;
         let url = server.url("/");
-        assert!(!fetched(db, &url).await.stale);
+        body(db, &url).await;
         db.advance(10);
-        let again = fetched(db, &url).await;
-        assert_eq!((again.body.as_deref(), again.stale), (Some("the body"), true));
-        db.advance(19);
-        assert!(fetched(db, &url).await.stale);
-        assert_eq!(server.seen().len(), 2, "it is not asked again before it wants to be");
-        db.advance(1);
         let (error, status) = failed(db, &fetcher(), &url).await;
-        assert!(error.ends_with("/ answered 429 Too Many Requests"), "{error}");
-        assert_eq!(status, JobStatus::Queued, "an answer that there were too many is no failure of the server");
-        // It is away altogether.
-        server.end().await;
-        db.execute("DELETE FROM {}job").await;
-        assert!(fetched(db, &url).await.stale);
-        db.advance(10);
-        assert!(fetched(db, &url).await.stale, "after 10 s it is asked again");
-        db.advance(29);
-        assert!(fetched(db, &url).await.stale);
-        db.advance(1);
-        let (error, status) = failed(db, &fetcher(), &url).await;
-        assert!(error.contains("Connection refused"), "{error}");
-        assert_eq!(status, JobStatus::Queued, "its time is over");
+        assert!(error.ends_with("/ answered 503 Service Unavailable"), "{error}");
+        assert_eq!(status, JobStatus::Queued);
     }
 
     async fn a_status_that_is_no_success_is_final_or_tried_again_when_the_server_says(db) {
@@ -259,7 +302,7 @@ both_engines! {
             assert!(error.contains(&server.url("/")), "{error}");
             assert!(error.contains(status) || status == "302 Found", "{error}");
             if let Some(wait) = wait {
-                let expected = now.saturating_add(chrono::TimeDelta::seconds(wait));
+                let expected = now.saturating_add(TimeDelta::seconds(wait));
                 assert_eq!(record.run_at, expected.into(), "{status} {headers:?}");
             }
         }

@@ -250,6 +250,18 @@ fn of_answers_that_are_needed_together_the_shorter_counts() {
 }
 
 #[test]
+fn what_takes_time_to_come_is_fresh_for_less() {
+    let terms =
+        said(&["Cache-Control: max-age=12, stale-while-revalidate=5"]).terms(asked(200, false));
+    let later = terms.after(Duration::from_secs(4));
+    assert_eq!(
+        (later.fresh.as_secs(), later.while_revalidating.as_secs()),
+        (6, 5)
+    );
+    assert_eq!(terms.after(Duration::from_secs(40)).fresh, Duration::ZERO);
+}
+
+#[test]
 fn retry_after_is_seconds_or_a_date() {
     for (text, wait) in [
         ("120", Some(120)),
