@@ -15,7 +15,7 @@ struct Server {
 
 impl Server {
     fn start(body: &'static str) -> Self {
-        Self::over(body, |stream| Some(stream))
+        Self::over(body, Some)
     }
 
     /// What a connection is read from and written to.
