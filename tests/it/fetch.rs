@@ -304,6 +304,8 @@ both_engines! {
             ("502 Bad Gateway", &["Retry-After: soon"], JobStatus::Queued, None),
             ("503 Service Unavailable", &["Retry-After: Sun, 22 Nov 2026 12:05:00 GMT"], JobStatus::Queued, Some(300)),
             ("503 Service Unavailable", &["Retry-After: 99999999"], JobStatus::Queued, Some(86_400)),
+            // Asked for no wait at all, it waits as any job does, and does not try again at once.
+            ("503 Service Unavailable", &["Retry-After: 0"], JobStatus::Queued, None),
             ("206 Partial Content", &[], JobStatus::Dead, None),
             ("300 Multiple Choices", &[], JobStatus::Dead, None),
             ("302 Found", &[], JobStatus::Dead, None),
