@@ -55,7 +55,8 @@ pub fn memo(job: &RunCommand, commands: &Commands) -> Option<Memo> {
         RunCommand::NAME,
         command.fingerprint(job.input.as_deref())
     );
-    Some(Memo::new(key).fresh_for(command.fresh_for()?))
+    let memo = Memo::new(key).fresh_for(command.fresh_for()?);
+    Some(memo.stale_for(command.stale_for()))
 }
 
 /// Whether its command is among those that there are.

@@ -13,6 +13,7 @@ mod nested;
 mod purge;
 mod read;
 mod refresh;
+mod remake;
 mod remembered;
 mod rows;
 mod run;
@@ -36,9 +37,15 @@ pub use expiration::Expiration;
 use limits::check_prefix;
 pub(crate) use limits::{check_depth, check_text, decode};
 pub use memo::Memo;
+pub(crate) use memo::unique_key;
 pub use memoize::Memoize;
 pub use purge::Purge;
+#[cfg(feature = "worker")]
+pub(crate) use remake::MadeBy;
+pub(crate) use remake::{Remake, Remakes};
+pub(crate) use remembered::Remembered;
 pub use tags::Tagged;
+pub(crate) use tags::What;
 #[cfg(feature = "worker")]
 pub(crate) use turn::{Remember, Turn};
 
@@ -112,7 +119,9 @@ pub struct ItemInfo {
     pub lease_until: Option<DateTime<Utc>>,
     /// The error of its last refresh, where that failed.
     pub last_error: Option<String>,
-    /// The job that computes its next value, or computed this one.
+    /// How many computations have failed since the value was written.
+    pub failures: u32,
+    /// The job that was enqueued to refresh it, computes its next value, or computed this one.
     pub job: Option<Id>,
 }
 

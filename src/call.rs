@@ -1,16 +1,20 @@
 //! [`Larder`]: a cache and the jobs that fill it. Calling a job gives its result, remembered or computed by a worker.
 
+mod rewarm;
+
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use rewarm::{Rewarmed, Rewarming};
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use crate::cache::{Cache, Memo, decode};
-use crate::database::Database;
+use crate::cache::{Cache, Memo, Remembered, decode};
+use crate::database::{Database, Tx};
 use crate::error::{Error, Result};
-use crate::queue::{Job, JobId, JobRecord, JobStatus, NewJob, Queue};
+use crate::queue::{Enqueued, Job, JobId, JobRecord, JobStatus, NewJob, Queue};
 
 /// How long a call waits for its result, unless it says.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
@@ -73,8 +77,9 @@ pub struct Call<'a, J> {
 pub(crate) enum Called {
     /// The result's JSON, fresh or stale.
     Remembered(String),
-    /// This job computes it.
-    Waits(JobId),
+    /// This job computes it. Where it was there before, it may have read what was changed since: its own result is good
+    /// only as long as it is remembered.
+    Waits(Enqueued),
 }
 
 impl Larder {
@@ -113,7 +118,8 @@ impl Larder {
 
     /// The result of `job`, when the returned [`Call`] is awaited: see [`Job::memo`].
     ///
-    /// - **Fresh**: the remembered result is returned, for the price of a [`get`](Cache::get).
+    /// - **Fresh**: the remembered result is returned, for the price of a [`get`](Cache::get). By chance it is refreshed
+    ///   already, where the memo asks for [`early_refresh`](Memo::early_refresh).
     /// - **Stale**: it is returned at once, and one job over the fleet is enqueued to refresh it, unless one is. It is
     ///   tried as all jobs are; meanwhile the stale result is returned, until its hard deadline.
     /// - **Absent**: the one job that computes it is enqueued, or joined where there is one, and waited for.
@@ -132,38 +138,62 @@ impl Larder {
     /// The remembered result, or the job that computes it.
     pub(crate) async fn begin(&self, job: NewJob, memo: Option<&Memo>) -> Result<Called> {
         let Some(memo) = memo else {
-            let id = self.queue.enqueue_new(job).await?.id;
-            return Ok(Called::Waits(id));
+            return Ok(Called::Waits(self.queue.enqueue_new(job).await?));
         };
         memo.check()?;
         let job = job.unique_key(memo.unique_key());
-        match self.cache.remembered(memo.key()).await? {
+        match self.cache.remembered(memo).await? {
             Some(found) => {
-                if found.is_stale
-                    && let Err(error) = self.refresh(job).await
+                if (found.is_stale || found.wants_refresh)
+                    && let Err(error) = self.refresh(job, memo.key(), &found).await
                 {
-                    tracing::warn!(key = memo.key(), %error, "a stale result is not refreshed");
+                    tracing::warn!(key = memo.key(), %error, "a result is not refreshed");
                 }
                 Ok(Called::Remembered(found.value))
             }
             None => {
                 self.cache.refuse_nested(memo.key())?;
-                Ok(Called::Waits(self.queue.enqueue_new(job).await?.id))
+                Ok(Called::Waits(self.queue.enqueue_new(job).await?))
             }
         }
     }
 
-    /// Enqueues the job, unless it is: that is looked for first, since reading holds up nobody.
-    async fn refresh(&self, job: NewJob) -> Result<()> {
-        if self.queue.holder_of_key(&job).await?.is_none() {
-            self.queue.enqueue_new(job).await?;
+    /// Enqueues the job and says so on the item, unless it is done: that is looked for first, since reading holds up
+    /// nobody. Where somebody has written the item meanwhile there is nothing to refresh.
+    async fn refresh(&self, job: NewJob, key: &str, found: &Remembered) -> Result<()> {
+        let holder = self.queue.holder_of_key(&job).await?;
+        if holder.is_some() && holder == found.refresh {
+            return Ok(());
         }
-        Ok(())
+        let id = JobId(Uuid::now_v7());
+        let mut transaction = self.cache.database().begin_briefly().await?;
+        // The item first, as whoever invalidates holds it first.
+        let mut tx = Tx::from(&mut transaction);
+        let says = async |tx: &mut Tx<'_>, id: JobId| {
+            self.cache
+                .say_refresh_in(tx, key, found.generation, id)
+                .await
+        };
+        if !says(&mut tx, id).await? {
+            return Ok(());
+        }
+        let job = job.with_id(id);
+        for enqueued in self.queue.enqueue_many_in(tx.reborrow(), [job]).await? {
+            if !enqueued.inserted {
+                says(&mut tx, enqueued.id).await?;
+            }
+        }
+        transaction.commit().await
     }
 
     /// The result's JSON, of the job or of the cache, whichever is there first.
-    async fn wait(&self, id: JobId, memo: Option<&Memo>, timeout: Duration) -> Result<String> {
-        let deadline = Instant::now().checked_add(timeout);
+    async fn wait(
+        &self,
+        id: JobId,
+        memo: Option<&Memo>,
+        timeout: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<Waited> {
         let unnamed = id.to_string();
         let key = memo.map_or(unnamed.as_str(), Memo::key);
         let mut pauses = self.cache.pauses_for(key);
@@ -193,10 +223,10 @@ impl Larder {
     async fn look(&self, id: JobId, memo: Option<&Memo>) -> Result<Looked> {
         // A value that was absent before the job was asked for is none from before.
         if let Some(memo) = memo
-            && let Some(found) = self.cache.remembered(memo.key()).await?
+            && let Some(found) = self.cache.remembered(memo).await?
             && !found.is_stale
         {
-            return Ok(Looked::There(found.value));
+            return Ok(Looked::There(Waited::Remembered(found.value)));
         }
         let Some(job) = self.queue.get(id).await? else {
             return Err(Error::computation(
@@ -206,10 +236,10 @@ impl Larder {
         };
         match job.status {
             JobStatus::Queued | JobStatus::Running => Ok(Looked::Not(Box::new(job))),
-            JobStatus::Done => Ok(Looked::There(
+            JobStatus::Done => Ok(Looked::There(Waited::Done(
                 job.result
                     .map_or_else(|| "null".to_owned(), |result| result.get().to_owned()),
-            )),
+            ))),
             JobStatus::Dead | JobStatus::Cancelled => {
                 let reason = reason(&job);
                 let message = format!("job {id} of {} is {}{reason}", job.name, job.status);
@@ -219,8 +249,15 @@ impl Larder {
     }
 }
 
+/// A result's JSON.
+enum Waited {
+    Remembered(String),
+    /// The job's own.
+    Done(String),
+}
+
 enum Looked {
-    There(String),
+    There(Waited),
     Not(Box<JobRecord>),
 }
 
@@ -266,11 +303,23 @@ impl<'a, J: Job> IntoFuture for Call<'a, J> {
         } = self;
         let name = memo.as_ref().map_or(J::NAME, |memo| memo.key()).to_owned();
         Box::pin(async move {
-            let result = match larder.begin(job, memo.as_ref()).await? {
-                Called::Remembered(result) => result,
-                Called::Waits(id) => larder.wait(id, memo.as_ref(), timeout).await?,
-            };
-            decode(&name, &result)
+            let deadline = Instant::now().checked_add(timeout);
+            let (memo, mut again) = (memo.as_ref(), false);
+            loop {
+                let enqueued = match larder.begin(job.clone(), memo).await? {
+                    Called::Remembered(result) => return decode(&name, &result),
+                    Called::Waits(enqueued) => enqueued,
+                };
+                match larder.wait(enqueued.id, memo, timeout, deadline).await? {
+                    Waited::Remembered(result) => return decode(&name, &result),
+                    Waited::Done(result) if enqueued.inserted || again => {
+                        return decode(&name, &result);
+                    }
+                    // It was there before, and what it gave is remembered no more. Another that there is now began after
+                    // this call.
+                    Waited::Done(_) => again = true,
+                }
+            }
         })
     }
 }

@@ -64,6 +64,7 @@ pub struct Command {
     directory: PathBuf,
     timeout: Option<Duration>,
     fresh_for: Option<Duration>,
+    stale_for: Duration,
     max_output: usize,
 }
 
@@ -77,6 +78,7 @@ impl Command {
             directory: PathBuf::from("."),
             timeout: None,
             fresh_for: None,
+            stale_for: Duration::ZERO,
             max_output: MAX_OUTPUT,
         }
     }
@@ -107,6 +109,13 @@ impl Command {
     #[must_use]
     pub fn fresh_for(mut self, fresh_for: Duration) -> Self {
         self.fresh_for = Some(fresh_for);
+        self
+    }
+
+    /// How long after that its stale result is still given to callers while a job refreshes it; unless said, not at all.
+    #[must_use]
+    pub fn stale_for(mut self, stale_for: Duration) -> Self {
+        self.stale_for = stale_for;
         self
     }
 
@@ -212,6 +221,12 @@ impl NamedCommand {
     #[must_use]
     pub fn fresh_for(&self) -> Option<Duration> {
         self.command.fresh_for
+    }
+
+    /// How long after that its stale result may be given, while it is refreshed.
+    #[must_use]
+    pub fn stale_for(&self) -> Duration {
+        self.command.stale_for
     }
 
     /// What tells its runs apart: its name, and a hash of its arguments and `input`, which counts as it is written.

@@ -8,6 +8,8 @@ mod answer;
 mod connect;
 mod migrate;
 mod redact;
+#[cfg(feature = "worker")]
+mod replan;
 pub(crate) mod sql;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

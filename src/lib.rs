@@ -53,7 +53,8 @@
 //! - [`cache`]: [`Cache`], operations on keys; [`Cached`], the handle of one key; [`Expiration`];
 //!   [`Memoize`](cache::Memoize), computing a value once; [`Tagged`](cache::Tagged), writing with tags.
 //! - [`queue`]: [`Queue`], which enqueues [`Job`]s, looks at them, retries and cancels them.
-//! - [`Larder`], the two together: [`Larder::call`] gives a job's result, remembered or computed.
+//! - [`Larder`], the two together: [`Larder::call`] gives a job's result, remembered or computed; [`Larder::rewarming`]
+//!   invalidates results and has them made anew.
 //! - `worker`: `Worker`, which runs them; `Data`, `JobContext` and `JobError`, for handlers.
 //! - `schedule`: cron expressions, their ticks, and the fleet's record of them.
 //! - `command`: programs of any language that a job runs.
@@ -91,7 +92,7 @@ pub mod settings;
 pub mod worker;
 
 pub use cache::{Cache, Cached, Expiration};
-pub use call::{Call, Larder};
+pub use call::{Call, Larder, Rewarmed, Rewarming};
 pub use error::{Error, Result};
 pub use queue::{Job, Queue};
 #[cfg(feature = "worker")]

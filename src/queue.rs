@@ -21,6 +21,8 @@ mod plan;
 #[cfg(feature = "worker")]
 pub(crate) mod presence;
 mod prune;
+#[cfg(feature = "worker")]
+pub(crate) mod pulse;
 mod queues;
 #[cfg(feature = "worker")]
 mod rate;

@@ -100,6 +100,17 @@ pub(crate) struct Freshness {
     pub(crate) expires_at: Option<Timestamp>,
 }
 
+/// What a computation gives, and what is kept beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Computed<'a> {
+    pub(crate) value: &'a JsonText,
+    pub(crate) freshness: Freshness,
+    pub(crate) cost: Duration,
+    pub(crate) links: &'a Links,
+    /// Where a job made it: what [`MadeBy`](super::MadeBy) says of that, as JSON.
+    pub(crate) made_by: Option<&'a JsonText>,
+}
+
 impl Cache {
     /// Takes the lease of `key`, unless somebody holds it, or has written the item since generation `seen` was read.
     pub(crate) async fn take_lease(
@@ -254,46 +265,36 @@ impl Cache {
         &self,
         key: &str,
         lease: Lease,
-        value: &JsonText,
-        freshness: Freshness,
-        cost: Duration,
-        links: &Links,
+        computed: Computed<'_>,
     ) -> Result<bool> {
         if !lease.linked {
             let mut connection = self.database.write().await?;
             return self
-                .write_back_in(
-                    &mut connection.tx(),
-                    key,
-                    lease,
-                    value,
-                    freshness,
-                    cost,
-                    links,
-                )
+                .write_back_in(&mut connection.tx(), key, lease, computed)
                 .await;
         }
         let mut transaction = self.database.begin().await?;
         let mut tx = Tx::from(&mut transaction);
-        let written = self
-            .write_back_in(&mut tx, key, lease, value, freshness, cost, links)
-            .await?;
+        let written = self.write_back_in(&mut tx, key, lease, computed).await?;
         transaction.commit().await?;
         Ok(written)
     }
 
     /// [`Cache::write_back`] in the caller's transaction.
-    #[expect(clippy::too_many_arguments, reason = "each is a column of the row")]
-    pub(crate) async fn write_back_in(
+    async fn write_back_in(
         &self,
         tx: &mut Tx<'_>,
         key: &str,
         lease: Lease,
-        value: &JsonText,
-        freshness: Freshness,
-        cost: Duration,
-        links: &Links,
+        computed: Computed<'_>,
     ) -> Result<bool> {
+        let Computed {
+            value,
+            freshness,
+            cost,
+            links,
+            made_by,
+        } = computed;
         let cost = i64::try_from(cost.as_micros()).unwrap_or(i64::MAX);
         let written: Option<(i32,)> = query!(
             self.database,
@@ -309,7 +310,8 @@ impl Cache {
             cost,
             new_generation(),
             self.now(),
-            !links.is_empty()
+            !links.is_empty(),
+            made_by
         )?;
         if written.is_some() && lease.linked {
             self.keep_links(tx, links, [key]).await?;

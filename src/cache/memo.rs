@@ -52,6 +52,13 @@ impl Memo {
         self
     }
 
+    /// Has a fresh result refreshed by a job before it becomes stale, by chance: the likelier the nearer that is and the
+    /// longer its computation took (XFetch). 1 is the usual `beta`, a larger one refreshes earlier, 0 never does.
+    pub fn early_refresh(mut self, beta: f64) -> Self {
+        self.plan.early = beta;
+        self
+    }
+
     /// The tags that the item carries, for [`Cache::clear_tag`](crate::Cache::clear_tag).
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.plan.links.add_tags(tags);
@@ -77,6 +84,11 @@ impl Memo {
 
     /// What the one job that computes it holds as its unique key.
     pub(crate) fn unique_key(&self) -> String {
-        format!("memo:{}", self.key)
+        unique_key(&self.key)
     }
+}
+
+/// What the one job that computes the item of `key` holds as its unique key.
+pub(crate) fn unique_key(key: &str) -> String {
+    format!("memo:{key}")
 }

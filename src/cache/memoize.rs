@@ -18,7 +18,7 @@ use super::refresh::refreshes_early;
 use super::run::Run;
 use super::waits::Patience;
 use crate::clock::Timestamp;
-use crate::database::{JsonText, Sql, query};
+use crate::database::{Id, JsonText, Sql, query};
 use crate::error::{Error, Result};
 
 /// How long a caller waits for others, unless it says.
@@ -58,7 +58,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// given the newer value if there is one, else what it computed itself; those who waited compute anew.
 ///
 /// The closure may run as a task of its own, and so owns what it uses: `move` what it needs into it. What it calls may
-/// memoize other keys; asking for its own is an error.
+/// memoize other keys; asking for its own is an error, and from a task that it spawned a wait that times out.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read or computed until `get_or_compute` or `get_or_try_compute`"]
 pub struct Memoize<'a> {
@@ -73,7 +73,7 @@ pub(super) struct Plan {
     pub(super) fresh_for: Option<Duration>,
     pub(super) stale_for: Duration,
     pub(super) jitter: f64,
-    early: f64,
+    pub(super) early: f64,
     pub(super) errors_for: Option<Duration>,
     pub(super) wait: Duration,
     corrupt_is_miss: bool,
@@ -322,6 +322,8 @@ pub(super) struct Hit {
     stale_at: Option<Timestamp>,
     cost: Option<i64>,
     retry_at: Option<Timestamp>,
+    /// The job that was enqueued to refresh it.
+    pub(super) refresh: Option<Id>,
 }
 
 impl Hit {
@@ -329,7 +331,8 @@ impl Hit {
         self.stale_at.is_some_and(|stale_at| stale_at <= now)
     }
 
-    fn wants_refresh(&self, now: Timestamp, beta: f64) -> bool {
+    /// Whether it is stale, or by chance is to be refreshed already.
+    pub(super) fn wants_refresh(&self, now: Timestamp, beta: f64) -> bool {
         let Some(stale_at) = self.stale_at else {
             return false;
         };
@@ -352,6 +355,7 @@ impl Cache {
             Option<Timestamp>,
             Option<i64>,
             Option<Timestamp>,
+            Option<Id>,
         );
         let mut connection = self.database.read().await?;
         let mut tx = connection.tx();
@@ -364,15 +368,16 @@ impl Cache {
             key,
             self.now()
         )?;
-        Ok(
-            row.map(|(value, generation, stale_at, cost, retry_at)| Hit {
+        Ok(row.map(
+            |(value, generation, stale_at, cost, retry_at, refresh)| Hit {
                 value: value.0,
                 generation,
                 stale_at,
                 cost,
                 retry_at,
-            }),
-        )
+                refresh,
+            },
+        ))
     }
 }
 

@@ -165,6 +165,7 @@ impl Cache {
             Option<i64>,
             Option<Timestamp>,
             Option<String>,
+            i32,
             bool,
             Option<Id>,
         );
@@ -192,6 +193,7 @@ impl Cache {
             cost,
             lease_until,
             last_error,
+            failures,
             linked,
             job,
         ) = row;
@@ -213,6 +215,7 @@ impl Cache {
             depends_on,
             lease_until: lease_until.map(Into::into),
             last_error,
+            failures: u32::try_from(failures).unwrap_or(0),
             job,
         };
         Ok(Some((value.0, info)))

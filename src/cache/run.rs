@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::Cache;
 use super::flight::Leader;
-use super::lease::{Asker, Failure, Lease, Taken};
+use super::lease::{Asker, Computed, Failure, Lease, Taken};
 use super::limits::{decode, encode};
 use super::memoize::Plan;
 use super::nested;
@@ -154,10 +154,14 @@ impl Run {
     ) -> Result<T> {
         let freshness = self.plan.freshness(self.cache.now(), rand::random());
         let (asked, text) = (Instant::now(), JsonText(text));
-        let written = self
-            .cache
-            .write_back(&self.key, lease, &text, freshness, cost, &self.plan.links)
-            .await;
+        let computed = Computed {
+            value: &text,
+            freshness,
+            cost,
+            links: &self.plan.links,
+            made_by: None,
+        };
+        let written = self.cache.write_back(&self.key, lease, computed).await;
         match written {
             Ok(true) => {
                 self.leader.finish(Ok(text.0.into()), asked);

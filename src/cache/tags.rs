@@ -4,15 +4,16 @@ use serde::Serialize;
 
 use super::links::{Links, check_tag};
 use super::rows::rows_of_keys;
-use super::{Cache, Expiration};
+use super::{Cache, Expiration, Remakes};
 use crate::database::{Sql, Transaction, Tx, query};
 use crate::error::Result;
 
 /// Items cleared or marked at once: some milliseconds of work.
 const PAGE: i64 = 1_000;
 
-#[derive(Clone, Copy)]
-enum What {
+/// What becomes of the items that carry a tag.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
     Clear,
     MarkStale,
 }
@@ -52,7 +53,8 @@ impl Cache {
     /// # Errors
     /// As [`Cache::clear_tag`], and where the transaction is of the other engine.
     pub async fn clear_tag_in<'c>(&self, tx: impl Into<Tx<'c>>, tag: &str) -> Result<u64> {
-        self.all_tag_pages_in(tx.into(), tag, What::Clear).await
+        self.all_tag_pages_in(tx.into(), tag, What::Clear, None)
+            .await
     }
 
     /// Makes the items that carry `tag`, and what was built from them, stale: [`Memoize`](super::Memoize) serves them on
@@ -69,7 +71,8 @@ impl Cache {
     /// # Errors
     /// As [`Cache::clear_tag_in`].
     pub async fn mark_tag_stale_in<'c>(&self, tx: impl Into<Tx<'c>>, tag: &str) -> Result<u64> {
-        self.all_tag_pages_in(tx.into(), tag, What::MarkStale).await
+        self.all_tag_pages_in(tx.into(), tag, What::MarkStale, None)
+            .await
     }
 
     async fn tag_pages(&self, tag: &str, what: What) -> Result<u64> {
@@ -78,7 +81,7 @@ impl Cache {
         loop {
             let mut transaction: Transaction = self.database.begin().await?;
             let page = self
-                .tag_page_in(&mut (&mut transaction).into(), tag, &last, what)
+                .tag_page_in(&mut (&mut transaction).into(), tag, &last, what, None)
                 .await?;
             transaction.commit().await?;
             count += page.count;
@@ -89,13 +92,22 @@ impl Cache {
         }
     }
 
-    async fn all_tag_pages_in(&self, tx: Tx<'_>, tag: &str, what: What) -> Result<u64> {
+    /// Also says what made the items, where that is wanted.
+    pub(crate) async fn all_tag_pages_in(
+        &self,
+        tx: Tx<'_>,
+        tag: &str,
+        what: What,
+        mut remakes: Option<&mut Remakes>,
+    ) -> Result<u64> {
         check_tag(tag)?;
         let mut tx = self.database.own(tx)?;
         self.database.hold(&mut tx, &self.scope_of_tag(tag)).await?;
         let (mut last, mut count) = (String::new(), 0);
         loop {
-            let page = self.tag_page_in(&mut tx, tag, &last, what).await?;
+            let page = self
+                .tag_page_in(&mut tx, tag, &last, what, remakes.as_deref_mut())
+                .await?;
             count += page.count;
             match page.last {
                 Some(key) => last = key,
@@ -111,6 +123,7 @@ impl Cache {
         tag: &str,
         last: &str,
         what: What,
+        remakes: Option<&mut Remakes>,
     ) -> Result<Page> {
         let now = self.now();
         let rows: Vec<(String, bool, bool)> = query!(
@@ -130,13 +143,16 @@ impl Cache {
         };
         let count = rows.iter().filter(counted).count() as u64;
         if !rows.is_empty() {
+            let keys = rows_of_keys(rows.iter().map(|(key, ..)| key))?;
+            if let Some(remakes) = remakes {
+                self.remakes_in(tx, &keys, remakes).await?;
+            }
             match what {
                 What::Clear => {
                     self.delete_rows(tx, rows.iter().map(|(key, ..)| key))
                         .await?;
                 }
                 What::MarkStale => {
-                    let keys = rows_of_keys(rows.iter().map(|(key, ..)| key))?;
                     query!(
                         self.database,
                         tx,

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::lease::{Asker, Failure, Freshness, KeptLease, Lease, Taken};
+use super::lease::{Asker, Computed, Failure, Freshness, KeptLease, Lease, Taken};
 use super::limits::encode;
-use super::{Cache, Memo, nested};
+use super::{Cache, MadeBy, Memo, nested};
 use crate::database::{Id, JsonText};
 use crate::error::{Error, Result};
 
@@ -36,14 +36,16 @@ pub(crate) struct Computation {
 }
 
 impl Cache {
-    /// Waits until `job` may compute the item, or need not any more. A lease of its earlier attempt is no obstacle where
-    /// the attempt `takes_over`.
+    /// Waits until `job` may compute the item, or need not any more: a fresh value is as good, unless the job was enqueued
+    /// to refresh that. A lease of its earlier attempt is no obstacle where the attempt `takes_over`.
     pub(crate) async fn turn_of(&self, memo: &Memo, job: Id, takes_over: bool) -> Result<Turn> {
         let mut pauses = None;
         loop {
             let seen = match self.hit(&memo.key).await? {
-                Some(hit) if !hit.is_stale(self.now()) => return Ok(Turn::Fresh(hit.value)),
-                stale => stale.map(|hit| hit.generation),
+                Some(hit) if !hit.is_stale(self.now()) && hit.refresh != Some(job) => {
+                    return Ok(Turn::Fresh(hit.value));
+                }
+                old => old.map(|hit| hit.generation),
             };
             let asker = Asker {
                 job: Some(job),
@@ -86,7 +88,12 @@ impl Computation {
 
     /// Keeps the JSON that was computed for as long as the memo says, or `remember` in its place, and returns whether it
     /// may be: where not, somebody has written or invalidated the item since the computation began.
-    pub(crate) async fn keep(self, json: &str, remember: Option<Remember>) -> Result<bool> {
+    pub(crate) async fn keep(
+        self,
+        json: &str,
+        remember: Option<Remember>,
+        made_by: &MadeBy,
+    ) -> Result<bool> {
         let cost = self.started.elapsed();
         let now = self.cache.now();
         let Memo { key, mut plan } = self.memo;
@@ -107,10 +114,19 @@ impl Computation {
         let value: &RawValue = serde_json::from_str(json)
             .map_err(|error| Error::invalid(format!("the value of key {key:?}: {error}")))?;
         let text = JsonText(encode(&key, value, self.cache.max_value_bytes)?);
-        let written = self
-            .cache
-            .write_back(&key, self.lease, &text, freshness, cost, &plan.links)
-            .await?;
+        // What is not remembered was made by nobody who could make it again.
+        let made_by = match remember {
+            Some(Remember::Not) => None,
+            _ => Some(made_by.to_json()?),
+        };
+        let computed = Computed {
+            value: &text,
+            freshness,
+            cost,
+            links: &plan.links,
+            made_by: made_by.as_ref(),
+        };
+        let written = self.cache.write_back(&key, self.lease, computed).await?;
         self.kept.end();
         Ok(written)
     }

@@ -14,6 +14,8 @@ use super::failure::{Answer, Failure};
 use super::output::{List, Output, instant, one_line, or_dash};
 use super::{Context, database, input};
 use crate::cache::{Cache, Expiration, Ttl};
+use crate::call::Larder;
+use crate::queue::Queue;
 
 /// How much white space may surround the longest value.
 const SLACK: u64 = 1024 * 1024;
@@ -59,6 +61,9 @@ pub(super) enum Command {
         /// The keys
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
+        /// Enqueue the memoized jobs again that made them, and what was built from them
+        #[arg(long)]
+        rewarm: bool,
     },
     /// Print whether a key has a live item, and exit 1 if not
     Exists {
@@ -100,6 +105,9 @@ pub(super) enum Command {
         /// The tag
         #[arg(value_parser = name)]
         tag: String,
+        /// Enqueue the memoized jobs again that made them, the most expensive last; all in one transaction
+        #[arg(long)]
+        rewarm: bool,
     },
     /// Delete the items whose keys begin with a prefix
     ClearPrefix {
@@ -133,7 +141,8 @@ impl Command {
         {
             return Ok(Answer::No);
         }
-        let most = context.loaded.settings.cache.max_value_bytes;
+        let settings = &context.loaded.settings;
+        let (most, attempts) = (settings.cache.max_value_bytes, settings.jobs.max_attempts);
         // Read before the database is opened: whoever writes to our standard input may take long.
         let value = match &self {
             Self::Set { key, value, .. } | Self::Add { key, value, .. } => {
@@ -146,16 +155,19 @@ impl Command {
         let out = &mut context.out;
         database::with(&context.loaded, async |database| {
             let cache = Cache::new(database.clone()).with_max_value_bytes(most);
-            self.carry_out(&cache, value.as_deref(), out).await
+            let queue = Queue::new(database.clone()).with_max_attempts(attempts);
+            let larder = Larder::of(cache, queue);
+            self.carry_out(&larder, value.as_deref(), out).await
         })
     }
 
     async fn carry_out(
         self,
-        cache: &Cache,
+        larder: &Larder,
         value: Option<&RawValue>,
         out: &mut Output,
     ) -> Result<Answer, Failure> {
+        let cache = larder.cache();
         let value = value.unwrap_or(RawValue::NULL);
         match self {
             Self::Get { key, info: false } => {
@@ -189,7 +201,10 @@ impl Command {
                 let expiration = deadline.expiration(Expiration::Never);
                 yes_or_no(out, cache.tagged(tags).add(&key, value, expiration).await?)
             }
-            Self::Delete { keys } => {
+            Self::Delete { keys, rewarm: true } => {
+                clear::rewarmed(out, &larder.rewarming().delete_many(keys).await?)
+            }
+            Self::Delete { keys, .. } => {
                 let deleted = cache.delete_many(&keys).await?;
                 clear::told(out, deleted, "cache items")
             }
@@ -220,7 +235,10 @@ impl Command {
             Self::Stats => stats(cache, out).await,
             Self::ClearExpired => clear::expired(cache, out).await,
             Self::ClearAll(all) => all.run(cache, out).await,
-            Self::ClearTag { tag } => clear::tag(cache, &tag, out).await,
+            Self::ClearTag { tag, rewarm: true } => {
+                clear::rewarmed(out, &larder.rewarming().clear_tag(&tag).await?)
+            }
+            Self::ClearTag { tag, .. } => clear::tag(cache, &tag, out).await,
             Self::ClearPrefix { prefix } => clear::prefix(cache, &prefix, out).await,
         }
     }
@@ -260,6 +278,7 @@ struct Info {
     lease: Option<String>,
     last_error: Option<String>,
     job_id: Option<String>,
+    failures: u32,
     created_at: String,
     updated_at: String,
 }
@@ -273,6 +292,7 @@ async fn info(cache: &Cache, key: &str, out: &mut Output) -> Result<Answer, Fail
         lease: info.lease_until.map(instant),
         last_error: info.last_error,
         job_id: info.job.map(|job| job.to_string()),
+        failures: info.failures,
         created_at: instant(info.created_at),
         updated_at: instant(info.updated_at),
     });
@@ -291,6 +311,7 @@ async fn info(cache: &Cache, key: &str, out: &mut Output) -> Result<Answer, Fail
                 or_dash(info.last_error.as_deref().map(one_line)),
             ),
             ("job_id", or_dash(info.job_id.as_ref())),
+            ("failures", info.failures.to_string()),
             ("created_at", info.created_at.clone()),
             ("updated_at", info.updated_at.clone()),
         ];

@@ -1,6 +1,6 @@
 //! `larder call`: a memoized job's result, remembered or computed by a worker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::{duration, json_or_file};
 use super::enqueue::MOST;
@@ -35,13 +35,27 @@ impl Args {
         database::with(&context.loaded, async |database| {
             let queue = Queue::new(database.clone()).with_max_attempts(attempts);
             let larder = Larder::of(Cache::new(database.clone()), queue);
-            match larder.begin(job, memo.as_ref()).await? {
-                Called::Remembered(result) => out.line(&result)?,
-                Called::Waits(id) => {
-                    let limit = Some(self.timeout.unwrap_or(WAIT));
-                    let result = wait::for_result(larder.queue(), id, limit, rescue_after).await?;
+            let (mut limit, began) = (self.timeout.unwrap_or(WAIT), Instant::now());
+            let mut again = false;
+            loop {
+                let enqueued = match larder.begin(job.clone(), memo.as_ref()).await? {
+                    Called::Remembered(result) => {
+                        out.line(&result)?;
+                        break;
+                    }
+                    Called::Waits(enqueued) => enqueued,
+                };
+                let (queue, id) = (larder.queue(), enqueued.id);
+                let result = wait::for_result(queue, id, Some(limit), rescue_after).await?;
+                if enqueued.inserted || again {
                     out.line(result.get())?;
+                    break;
                 }
+                // It was there before, and may have read what was changed since.
+                again = true;
+                let left = limit.saturating_sub(began.elapsed());
+                limit = Duration::from_secs(left.as_secs())
+                    + Duration::from_millis(left.subsec_millis().into());
             }
             Ok(Answer::Yes)
         })

@@ -54,6 +54,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     3 "schedule" "0003_schedule.sql";
     4 "job_control" "0004_job_control.sql";
     5 "memoize" "0005_memoize.sql";
+    6 "rewarm" "0006_rewarm.sql";
 };
 
 impl Migration {

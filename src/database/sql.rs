@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 15] = [
+pub(super) const PAIRS: [Pair; 18] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -46,6 +46,25 @@ pub(super) const PAIRS: [Pair; 15] = [
         name: "time",
         sqlite: "CAST(? AS INTEGER)",
         postgres: "(timestamptz 'epoch' + CAST(? AS bigint) * interval '1 millisecond')",
+    },
+    // By its index, whatever PostgreSQL believes of the table: a join with one that was empty when it was last looked at
+    // reads all of it for each row of the batch.
+    Pair {
+        name: "among",
+        sqlite: "IN (?)",
+        postgres: "= ANY(ARRAY(?))",
+    },
+    // The same of rows that are joined besides, which SQLite always finds by that.
+    Pair {
+        name: "found",
+        sqlite: "IS NOT NULL",
+        postgres: "= ANY(ARRAY(?))",
+    },
+    // What a connection planned for a table that has grown since is forgotten. SQLite plans by the statement alone.
+    Pair {
+        name: "replan",
+        sqlite: "SELECT 1",
+        postgres: "DISCARD PLANS",
     },
     // SQLite has one writer, and so no rows that somebody else holds.
     Pair {
@@ -128,22 +147,37 @@ macro_rules! statements {
 /// What a value that is written ends: the one before, and whoever computes the next. Tags stay with a live item alone.
 macro_rules! forget {
     () => {
-        concat!(forget!(computed), ", job = NULL, stale_at = NULL, cost = NULL, generation = excluded.generation")
+        concat!(forget!(made), ", generation = excluded.generation")
+    };
+    (made) => {
+        concat!(forget!(computed), ", job = NULL, made_by = NULL, stale_at = NULL, cost = NULL")
     };
     (computed) => {
         "vacant = FALSE, holder = NULL, lease_until = NULL, failed = NULL, last_error = NULL, failures = 0, \
-         retry_at = NULL, error_until = NULL"
+         retry_at = NULL, error_until = NULL, refresh = NULL"
     };
 }
 
-/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left.
+/// Whether an expired item may go: nobody computes it, and nothing that was built from it is left. For an EXISTS
+/// PostgreSQL would read all links.
 macro_rules! purgeable {
     ($now:literal) => {
         concat!(
-            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR NOT EXISTS (\
-             SELECT 1 FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
-             AND link.name = item.key))"
+            "(item.holder IS NULL OR item.lease_until <= ", $now, ") AND (NOT item.needed OR (\
+             SELECT link.key FROM {link} AS link WHERE link.namespace = item.namespace AND link.kind = 'key' \
+             AND link.name = item.key LIMIT 1) IS NULL)"
         )
+    };
+}
+
+/// The items of the namespace `$1` among the keys of the batch `$2`, and what was built from them. By its CROSS JOIN
+/// SQLite looks up the links of each key, instead of reading all of them for each step.
+macro_rules! built {
+    () => {
+        "WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} UNION \
+         SELECT link.key FROM built CROSS JOIN {link} AS link \
+         WHERE link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built"
     };
 }
 
@@ -259,24 +293,23 @@ macro_rules! from_now {
     };
 }
 
-/// True of every id. It makes PostgreSQL expect few rows of a batch, and so find each in the table by its primary key.
-/// Else it reads the whole table, or the whole batch for each row of the table (100 ms instead of 4 for 256 jobs among
-/// 20,000), as long as the table is small or its statistics are old.
-macro_rules! few {
-    ($id:literal) => {
-        concat!("CAST(", $id, " AS text) BETWEEN '0' AND 'g'")
-    };
-}
-
 /// The attempts of the batch `$1` that are the worker `$2`'s still: `e.value` is a row of it, first the job's id and
 /// then which attempt it is. `IS TRUE` is as it is there because of the index of running jobs.
 macro_rules! fenced {
     () => {
         concat!(
-            " WHERE job.id = {uuid:e.value->>0} AND (job.worker = $2 AND job.status = 'running') IS TRUE \
-             AND job.attempt = CAST(e.value->>1 AS integer) AND ",
-            few!("e.value->>0")
+            " WHERE ",
+            one_of!(),
+            " AND (job.worker = $2 AND job.status = 'running') IS TRUE \
+             AND job.attempt = CAST(e.value->>1 AS integer)"
         )
+    };
+}
+
+/// That a job is the one of `e`, a row of the batch `$1`, and for PostgreSQL that it is among those of all rows.
+macro_rules! one_of {
+    () => {
+        "job.id {found:SELECT {uuid:each.value->>0} FROM {each:$1} AS each} AND job.id = {uuid:e.value->>0}"
     };
 }
 
@@ -369,9 +402,8 @@ macro_rules! claim {
             $worker,
             ", attempt = attempt + 1, started_at = ",
             $now,
-            ", finished_at = NULL FROM batch WHERE id = batch_id AND (status = 'queued' AND due) IS TRUE AND ",
-            few!("batch_id"),
-            " RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload"
+            ", finished_at = NULL WHERE id {among:SELECT batch_id FROM batch} AND (status = 'queued' AND due) IS TRUE \
+             RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload"
         )
     };
 }
@@ -379,10 +411,10 @@ macro_rules! claim {
 statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
-        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND {live:$3}";
+        AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND {live:$3}";
     CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
         item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
-        item.last_error, item.linked, item.job \
+        item.last_error, item.failures, item.linked, COALESCE(item.refresh, item.job) \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDeadline: "SELECT item.expires_at FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
@@ -401,7 +433,7 @@ statements! {
          updated_at = excluded.updated_at WHERE NOT {live:$6}");
     CacheSetIf: concat!(
         "UPDATE {item} AS item SET value = $3, expires_at = CASE WHEN $7 THEN item.expires_at ELSE $4 END, ",
-        forget!(computed), ", job = NULL, stale_at = NULL, cost = NULL, generation = $5, \
+        forget!(made), ", generation = $5, \
          updated_at = CASE WHEN item.created_at > $6 THEN item.created_at ELSE $6 END \
          WHERE item.namespace = $1 AND item.key = $2 AND item.generation = $8 AND {live:$6}");
     CacheIncrement: concat!(
@@ -418,9 +450,9 @@ statements! {
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 RETURNING vacant";
     CacheDeleteMany: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
-        WHERE item.namespace = $1 AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) \
+        WHERE item.namespace = $1 AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} \
         ORDER BY item.key {lock}) \
-        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch) \
+        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
         RETURNING key, vacant";
     CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
@@ -429,7 +461,7 @@ statements! {
         AND item.key >= $2 AND item.key < $3 ORDER BY item.key LIMIT 1 OFFSET $4";
     CacheClearRange: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key >= $2 AND item.key < $3 ORDER BY item.key {lock}) \
-        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key IN (SELECT batch_key FROM batch) \
+        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
         RETURNING vacant";
     CachePurge: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
         WHERE item.expires_at <= $1 AND NOT item.vacant AND ", purgeable!("$1"),
@@ -454,8 +486,15 @@ statements! {
         MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1 AND NOT item.vacant";
 
     // The one read of a memoized value that is there.
-    MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at \
+    MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
+    // Of a value that nobody has written since.
+    MemoRefresh: "UPDATE {item} AS item SET refresh = $4 \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.generation = $3 AND {live:$5}";
+    // What jobs made of the live items among the keys, and of those that were built from them.
+    MemoMade: concat!("SELECT item.key, item.made_by, item.cost, item.generation, \
+        CASE WHEN item.holder IS NOT NULL THEN item.job END FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key {among:", built!(), "} AND item.made_by IS NOT NULL AND {live:$3}");
     // Whoever computes has the row: a vacant one where there was none, so that invalidating the key meets it. A row that
     // somebody wrote since generation $8 was read is left to its reader, and so is an error that stands for a value, or
     // is that of the computation $10 that was waited for. A lease of the job $12 may be taken over.
@@ -480,8 +519,8 @@ statements! {
     LeaseWriteBack: concat!("UPDATE {item} AS item SET value = $4, expires_at = $5, stale_at = $6, cost = $7, \
         generation = $8, created_at = CASE WHEN {live:$9} THEN item.created_at ELSE $9 END, \
         updated_at = CASE WHEN {live:$9} AND item.created_at > $9 THEN item.created_at ELSE $9 END, ",
-        forget!(computed), ", linked = $10 WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 \
-        RETURNING failures{told}");
+        forget!(computed), ", linked = $10, made_by = $11 \
+        WHERE item.namespace = $1 AND item.key = $2 AND item.holder = $3 RETURNING failures{told}");
     ScopeHold: "SELECT {hold:CAST($1 AS bigint)}";
     ScopeBusy: "SELECT COUNT(*) FROM {each:$1} AS e WHERE NOT ({is_free:CAST(e.value->>0 AS bigint)})";
 
@@ -490,7 +529,7 @@ statements! {
         ON CONFLICT (namespace, kind, name, key) DO NOTHING";
     // All links of the keys but those that are named.
     LinkKeep: "DELETE FROM {link} AS link WHERE link.namespace = $1 \
-        AND link.key IN (SELECT e.value->>0 FROM {each:$2} AS e) AND NOT EXISTS (SELECT 1 FROM {each:$3} AS e \
+        AND link.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND NOT EXISTS (SELECT 1 FROM {each:$3} AS e \
         WHERE e.value->>0 = link.kind AND e.value->>1 = link.name AND e.value->>2 = link.key)";
     LinksOf: "SELECT link.kind, link.name FROM {link} AS link \
         WHERE link.namespace = $1 AND link.key = $2 ORDER BY link.kind, link.name";
@@ -507,12 +546,13 @@ statements! {
         AND item.key IN (SELECT link.key FROM {link} AS link WHERE link.namespace = $1 AND link.kind = 'tag' \
         AND link.name = $2 AND link.key > $3 ORDER BY link.key LIMIT $5) ORDER BY item.key {lock}";
     // What is stale already stays so since then; whoever computes it began too early.
-    ItemStale: "UPDATE {item} AS item SET stale_at = CASE WHEN item.stale_at <= $3 THEN item.stale_at ELSE $3 END, \
-        holder = NULL, lease_until = NULL, retry_at = NULL WHERE item.namespace = $1 AND item.key IN (\
-        WITH RECURSIVE built (key) AS (SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
-        AND item.key IN (SELECT e.value->>0 FROM {each:$2} AS e) UNION \
-        SELECT link.key FROM built JOIN {link} AS link \
-        ON link.namespace = $1 AND link.kind = 'key' AND link.name = built.key) SELECT built.key FROM built)";
+    ItemStale: concat!("UPDATE {item} AS item SET \
+        stale_at = CASE WHEN item.stale_at <= $3 THEN item.stale_at ELSE $3 END, \
+        holder = NULL, lease_until = NULL, retry_at = NULL \
+        WHERE item.namespace = $1 AND item.key {among:", built!(), "}");
+    // In the order in which whoever deletes them holds them.
+    ItemLock: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
+        AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} ORDER BY item.key {lock}";
 
     JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
         schedule, tick, run_at, created_at, payload, limit_key, max_running) \
@@ -533,10 +573,10 @@ statements! {
     //
     // The statements on a batch check its rows again, in case somebody else had them first. `IS TRUE` keeps engines
     // from reading a partial index to its end for that, instead of finding the rows by id.
-    JobMakeDue: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
+    JobMakeDue: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} \
         WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT 1000 {skip_locked}) \
-        UPDATE {job} SET due = TRUE FROM batch WHERE id = batch_id \
-        AND (status = 'queued' AND NOT due) IS TRUE AND ", few!("batch_id"));
+        UPDATE {job} SET due = TRUE WHERE id {among:SELECT batch_id FROM batch} \
+        AND (status = 'queued' AND NOT due) IS TRUE";
     // The names of queues by one step of the index each, however many jobs are ready: those with jobs that have no key
     // and that this worker knows, and those with jobs that have one. An EXISTS would be a join to PostgreSQL, which
     // reads them all.
@@ -557,9 +597,9 @@ statements! {
         WHERE job.queue = $1 AND ", ready!(), " AND ", paused!("$1", "{share}"), " IS NULL AND ", known!("$2"),
         " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3 {skip_locked}) ", claim!("$4", "$5"));
     // Jobs that are chosen already.
-    JobClaim: concat!("WITH batch AS MATERIALIZED (SELECT job.id AS batch_id FROM {each:$1} AS e, {job} AS job \
-        WHERE job.id = {uuid:e.value->>0} AND (job.status = 'queued' AND job.due) IS TRUE AND ", few!("e.value->>0"),
-        " {skip_locked}) ", claim!("$2", "$3"));
+    JobClaim: concat!("WITH batch AS MATERIALIZED (SELECT job.id AS batch_id FROM {job} AS job \
+        WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e} \
+        AND (job.status = 'queued' AND job.due) IS TRUE {skip_locked}) ", claim!("$2", "$3"));
     // Of a key, those that may run beside as many as are to run then.
     JobFetchKey: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} AS job \
         WHERE job.queue = $1 AND job.limit_key = $3 AND ", ready!(limited), " AND job.max_running >= $4 AND ",
@@ -608,29 +648,29 @@ statements! {
         finished_at = ", ends!(keep "$2" unless rescued), ", \
         progress_done = ", ends!(keep "job.progress_done" unless rescued), ", \
         progress_total = ", ends!(keep "job.progress_total" unless rescued), ", \
-        error = $3, worker = NULL FROM {each:$1} AS e WHERE job.id = {uuid:e.value->>0} \
-        AND (job.status = 'running') IS TRUE AND job.attempt = CAST(e.value->>1 AS integer) AND ", few!("e.value->>0"));
+        error = $3, worker = NULL FROM {each:$1} AS e WHERE ", one_of!(),
+        " AND (job.status = 'running') IS TRUE AND job.attempt = CAST(e.value->>1 AS integer)");
     JobProgress: concat!("UPDATE {job} AS job SET progress_done = CAST(e.value->>2 AS bigint), \
         progress_total = CAST(e.value->>3 AS bigint) FROM {each:$1} AS e", fenced!());
     // One that runs stays so until its attempt has ended: it holds its unique key as long.
-    JobCancel: concat!("UPDATE {job} AS job SET due = FALSE, cancelled_at = $2, \
+    JobCancel: "UPDATE {job} AS job SET due = FALSE, cancelled_at = $2, \
         status = CASE WHEN job.status = 'queued' THEN 'cancelled' ELSE job.status END, \
-        finished_at = CASE WHEN job.status = 'queued' THEN $2 ELSE job.finished_at END FROM {each:$1} AS e \
-        WHERE job.id = {uuid:e.value->>0} AND (job.status IN ('queued', 'running') AND job.cancelled_at IS NULL \
-        AND ($3 IS NULL OR job.status = $3)) IS TRUE AND ", few!("e.value->>0"), " RETURNING status{notify:_control}");
+        finished_at = CASE WHEN job.status = 'queued' THEN $2 ELSE job.finished_at END \
+        WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e} AND (job.status IN ('queued', 'running') AND job.cancelled_at IS NULL \
+        AND ($3 IS NULL OR job.status = $3)) IS TRUE RETURNING status{notify:_control}";
     JobCancelling: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running' AND cancelled_at IS NOT NULL";
     // Where no status is asked for, also one that waits for its next attempt. The attempt never goes back: a handler of
     // one that was cancelled may run still. An own job holds the key of a queued one, which is no obstacle.
-    JobRetry: concat!("UPDATE {job} AS job SET status = 'queued', due = TRUE, worker = NULL, released = 0, \
+    JobRetry: "UPDATE {job} AS job SET status = 'queued', due = TRUE, worker = NULL, released = 0, \
         run_at = CASE WHEN job.status = 'queued' AND job.run_at < $2 THEN job.run_at ELSE $2 END, \
         max_attempts = CASE WHEN job.attempt < job.max_attempts THEN job.max_attempts ELSE job.attempt + 1 END, \
         finished_at = NULL, cancelled_at = NULL, result = NULL, progress_done = NULL, progress_total = NULL \
-        FROM {each:$1} AS e WHERE job.id = {uuid:e.value->>0} AND (job.attempt < 32767 AND CASE WHEN $3 IS NULL \
+        WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e} AND (job.attempt < 32767 AND CASE WHEN $3 IS NULL \
         THEN job.status IN ('dead', 'cancelled') OR (job.status = 'queued' AND job.attempt > 0) \
         ELSE job.status = $3 END) IS TRUE AND (SELECT holder.id FROM {job} AS holder WHERE holder.name = job.name \
         AND holder.unique_key = job.unique_key AND holder.unique_key IS NOT NULL \
-        AND holder.status IN ('queued', 'running') AND holder.id <> job.id LIMIT 1) IS NULL AND ", few!("e.value->>0"),
-        " RETURNING id{notify}");
+        AND holder.status IN ('queued', 'running') AND holder.id <> job.id LIMIT 1) IS NULL \
+        RETURNING id{notify}";
     JobKeyHolder: "SELECT id FROM {job} WHERE name = $1 AND unique_key = $2 AND unique_key IS NOT NULL \
         AND status IN ('queued', 'running')";
     JobEnded: "SELECT id, CASE WHEN unique_key IS NULL THEN NULL ELSE name END, unique_key FROM {job} \
@@ -654,13 +694,13 @@ statements! {
         " RETURNING job, attempt");
     AttemptList: "SELECT attempt, worker, started_at, ended_at, error FROM {attempt} WHERE job = $1 \
         ORDER BY ended_at, attempt";
-    JobPrune: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
+    JobPrune: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
         AND status IN ('done', 'dead', 'cancelled') AND finished_at <= $2 \
         ORDER BY finished_at LIMIT $3 {skip_locked}) \
-        DELETE FROM {job} WHERE id IN (SELECT batch_id FROM batch WHERE ", few!("batch_id"), ") \
-        AND status = $1 AND finished_at <= $2 RETURNING id");
-    AttemptPrune: concat!("DELETE FROM {attempt} AS attempt WHERE attempt.job IN \
-        (SELECT {uuid:e.value->>0} FROM {each:$1} AS e WHERE ", few!("e.value->>0"), ")");
+        DELETE FROM {job} WHERE id {among:SELECT batch_id FROM batch} \
+        AND status = $1 AND finished_at <= $2 RETURNING id";
+    AttemptPrune: "DELETE FROM {attempt} AS attempt \
+        WHERE attempt.job {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e}";
     // When those ended that are too many, the newest first.
     JobBeyond: "SELECT finished_at FROM {job} WHERE status = $1 AND status IN ('done', 'dead', 'cancelled') \
         ORDER BY finished_at DESC LIMIT $3 OFFSET $2";
@@ -723,6 +763,7 @@ statements! {
     ScheduleRan: "UPDATE {schedule} SET last_job = $2 WHERE name = $1";
 
     Clock: "{clock}";
+    Replan: "{replan}";
     Migrated: "{migrated}";
     MigrationLock: "{migration_lock}";
     SchemaCount: "{schema_count}";
@@ -753,20 +794,34 @@ impl Statements {
     }
 }
 
-/// A template with its tables, definitions and [`PAIRS`] filled in for one engine and schema.
+/// A template with its tables, definitions and [`PAIRS`] filled in for one engine and schema. An argument may hold words
+/// of its own.
 pub(super) fn render(template: &str, engine: Engine, schema: &str) -> String {
     let mut text = String::with_capacity(template.len() + 64);
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
-        let Some((token, remainder)) = after.split_once('}') else {
+        let Some(end) = closing(after) else {
             break;
         };
         text.push_str(before);
-        text.push_str(&word(token, engine, schema));
-        rest = remainder;
+        text.push_str(&word(
+            &render(&after[..end], engine, schema),
+            engine,
+            schema,
+        ));
+        rest = &after[end + 1..];
     }
     text.push_str(rest);
     text
+}
+
+/// Where the brace is closed that was opened before `text`.
+fn closing(text: &str) -> Option<usize> {
+    let mut open = 1;
+    text.bytes().position(|byte| {
+        open += i32::from(byte == b'{') - i32::from(byte == b'}');
+        open == 0
+    })
 }
 
 fn word(token: &str, engine: Engine, schema: &str) -> String {

@@ -17,6 +17,7 @@ use tower::layer::util::Identity;
 
 use super::JobId;
 use super::held::Hold;
+use super::pulse::Life;
 use crate::clock::Timestamp;
 
 /// A job that this worker has claimed, and the slot that it takes up until its handler has ended.
@@ -33,6 +34,8 @@ pub(crate) struct Claimed {
     /// It runs within a limit of the fleet: its slot is free when its outcome is written, and there is room.
     pub(crate) limited: bool,
     pub(crate) hold: Hold,
+    /// When it was claimed; it is begun within the same alone.
+    pub(crate) life: Life,
     pub(crate) slot: Slot,
 }
 

@@ -249,7 +249,7 @@ impl Batch {
                 .map(Timestamp::try_from)
                 .transpose()?
                 .map(Timestamp::as_millis);
-            let id = Uuid::now_v7();
+            let id = job.id.map_or_else(Uuid::now_v7, |id| id.0);
             let holder = job.unique_key.clone().map(|key| (job.name.clone(), key));
             let again = holder
                 .as_ref()

@@ -12,6 +12,7 @@ use super::backend::{Claimed, JobBackend, Slot};
 use super::finish;
 use super::held::Held;
 use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
+use super::pulse::{Life, Pulse};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
@@ -50,6 +51,7 @@ pub(crate) struct Fetcher {
     pub(crate) worker: JobId,
     pub(crate) options: FetchOptions,
     pub(crate) held: Held,
+    pub(crate) pulse: Arc<Pulse>,
     /// Woken when another process may have enqueued something.
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
@@ -146,6 +148,13 @@ impl Fetcher {
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
         let mut audit_at = Instant::now() + audit_interval;
         while !self.stop.is_cancelled() {
+            let Some(life) = self.pulse.life(Instant::now()) else {
+                // What a silent worker claims may be taken for a dead one's at once.
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = self.pulse.beat() => continue,
+                }
+            };
             announced.mark_unchanged();
             // Asked before the round: what runs now may enqueue a job, and end, behind the round's back.
             let nothing_ran = state.nothing_runs();
@@ -155,7 +164,7 @@ impl Fetcher {
                 if audit {
                     self.audit(&state.held).await?;
                 }
-                self.round(&names, &mut state).await
+                self.round(&names, &mut state, life).await
             };
             let wait = match self.database.answered(round).await {
                 Ok(round) => {
@@ -212,7 +221,7 @@ impl Fetcher {
         })
     }
 
-    async fn round(&self, names: &JsonText, state: &mut State) -> Result<Round> {
+    async fn round(&self, names: &JsonText, state: &mut State, life: Life) -> Result<Round> {
         let now = self.database.clock().now();
         let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
         // A queue that had more than its slots take is claimed from again without a look.
@@ -271,7 +280,7 @@ impl Fetcher {
                 self.claim(queue, names, wanted, now).await?
             };
             let claimed = rows.len();
-            self.hand_on(rows, queue, limited, &state.held, &state.freed);
+            self.hand_on(rows, queue, limited, life, &state.held, &state.freed);
             claimed_any |= claimed > 0;
             if claimed == wanted {
                 state.ready.push((name, ready));
@@ -296,11 +305,14 @@ impl Fetcher {
     async fn look(&self, names: &JsonText) -> Result<(Option<Timestamp>, Vec<(String, Ready)>)> {
         tracing::trace!("looking for jobs");
         let mut connection = self.database.read().await?;
+        let began = Instant::now();
         let mut tx = connection.tx();
         let (next,): (Option<Timestamp>,) =
             query!(self.database, tx, fetch_one, Sql::JobNextWaiting)?;
         let rows: Vec<(String, bool)> =
             query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
+        let took = began.elapsed();
+        self.database.replan_if_slow(&mut connection, took).await?;
         let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
         for (queue, keyed) in rows {
             let ready = queues.entry(queue).or_default();
@@ -364,8 +376,9 @@ impl Fetcher {
     ) -> Result<Vec<Row>> {
         let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
         let mut connection = self.database.write().await?;
+        let began = Instant::now();
         let mut tx = connection.tx();
-        query!(
+        let rows = query!(
             self.database,
             tx,
             fetch_all,
@@ -375,7 +388,11 @@ impl Fetcher {
             limit,
             self.worker,
             now
-        )
+        )?;
+        let took = began.elapsed();
+        // What is claimed is claimed, whatever comes of this.
+        let _ = self.database.replan_if_slow(&mut connection, took).await;
+        Ok(rows)
     }
 
     async fn claim_limited(
@@ -407,6 +424,7 @@ impl Fetcher {
         mut rows: Vec<Row>,
         queue: &Served,
         limited: bool,
+        life: Life,
         held: &Held,
         freed: &Arc<Notify>,
     ) {
@@ -425,6 +443,7 @@ impl Fetcher {
                 payload: payload.0,
                 limited,
                 hold: held.hold(id, attempt),
+                life,
                 slot: Slot {
                     permit,
                     freed: freed.clone(),

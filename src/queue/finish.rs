@@ -3,7 +3,7 @@
 //! What is waiting goes out in one statement; nothing waits for a timer. Every row is fenced by worker and attempt:
 //! of an attempt that was rescued meanwhile nothing is changed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -191,6 +191,7 @@ impl Finisher {
         let now = self.database.clock().now();
         if failed.is_empty() {
             let mut connection = self.database.write().await?;
+            let began = Instant::now();
             let mut tx = connection.tx();
             query!(
                 self.database,
@@ -201,7 +202,8 @@ impl Finisher {
                 self.worker,
                 now
             )?;
-            return Ok(());
+            let took = began.elapsed();
+            return self.database.replan_if_slow(&mut connection, took).await;
         }
         let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);

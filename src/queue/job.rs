@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::DEFAULT_QUEUE;
+use super::{DEFAULT_QUEUE, JobId};
 use crate::cache::{Memo, check_depth, check_text};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// [`Larder::call`](crate::Larder::call).
     ///
     /// While the result is fresh, a job that is enqueued all the same, or tried again, is done with it and its handler
-    /// does not run; of several at work one runs, and the others have its result. What a handler returns is remembered
+    /// does not run, unless a call has enqueued it to [refresh that early](Memo::early_refresh); of several at work one runs, and the others have its result. What a handler returns is remembered
     /// before its job is done, unless somebody has invalidated it since the handler began: then it runs again within
     /// the same attempt, three times at most. An error is not remembered.
     fn memo(&self) -> Option<Memo> {
@@ -112,6 +112,8 @@ impl Backoff {
 #[derive(Clone, Debug)]
 #[must_use = "a job is not enqueued until a queue is given it"]
 pub struct NewJob {
+    /// Drawn when it is enqueued, unless it is known before.
+    pub(super) id: Option<JobId>,
     pub(super) name: String,
     pub(super) payload: Result<String, String>,
     pub(super) queue: String,
@@ -151,6 +153,7 @@ impl NewJob {
         max_attempts: Option<u16>,
     ) -> Self {
         Self {
+            id: None,
             name: name.to_owned(),
             payload,
             queue: queue.to_owned(),
@@ -204,6 +207,12 @@ impl NewJob {
     /// disagree on how many, the least of those that run or want to holds. Its place within the key is by priority.
     pub fn limit_running(mut self, key: impl Into<String>, max_running: u32) -> Self {
         self.limit = Some((key.into(), max_running));
+        self
+    }
+
+    /// With the id that it will have, if it is the one that is inserted.
+    pub(crate) fn with_id(mut self, id: JobId) -> Self {
+        self.id = Some(id);
         self
     }
 

@@ -1,10 +1,12 @@
 //! A worker's presence in the database: its heartbeat, and the rescue of jobs whose worker fell silent.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::held::Attempt;
+use super::pulse::Pulse;
 use super::{JobId, Queue, to_delta};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, Tx, query};
@@ -21,6 +23,7 @@ pub(crate) struct Presence {
     pub(crate) names: Vec<String>,
     pub(crate) heartbeat: Duration,
     pub(crate) rescue_after: Duration,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl Presence {
@@ -28,7 +31,7 @@ impl Presence {
     pub(crate) async fn beat(&self) -> Result<()> {
         let names = JsonText(serde_json::json!(self.names).to_string());
         let process = i32::try_from(std::process::id()).unwrap_or(0);
-        let now = self.database.clock().now();
+        let (sent, now) = (Instant::now(), self.database.clock().now());
         let mut connection = self.database.write().await?;
         let mut tx = connection.tx();
         query!(
@@ -43,6 +46,7 @@ impl Presence {
             &names,
             now
         )?;
+        self.pulse.beaten(sent);
         Ok(())
     }
 

@@ -38,6 +38,9 @@ pub struct CommandSettings {
     /// How long its result is kept for the same input.
     #[serde(serialize_with = "optional_duration")]
     pub fresh_for: Option<Duration>,
+    /// How long after that its stale result is still given to callers while it is refreshed.
+    #[serde(serialize_with = "optional_duration")]
+    pub stale_for: Option<Duration>,
     /// The most bytes that it may write to its standard output.
     #[serde(serialize_with = "bytes")]
     pub max_output: u64,
@@ -61,6 +64,9 @@ impl CommandSettings {
         }
         if let Some(fresh_for) = self.fresh_for {
             command = command.fresh_for(fresh_for);
+        }
+        if let Some(stale_for) = self.stale_for {
+            command = command.stale_for(stale_for);
         }
         Some(command)
     }
@@ -111,6 +117,7 @@ fn command(source: &Source, name: &str) -> Result<CommandSettings, Error> {
         argv: read_argv(&argv)?,
         timeout: None,
         fresh_for: None,
+        stale_for: None,
         max_output: MAX_OUTPUT as u64,
         directory: source.directory()?,
     };
@@ -121,6 +128,14 @@ fn command(source: &Source, name: &str) -> Result<CommandSettings, Error> {
     source.read(&mut command.fresh_for, &at("fresh_for"), |found| {
         found.positive_duration().map(Some)
     })?;
+    source.read(&mut command.stale_for, &at("stale_for"), |found| {
+        found.positive_duration().map(Some)
+    })?;
+    if command.stale_for.is_some() && command.fresh_for.is_none() {
+        return wrong(format!(
+            "command `{name}`{place} has `stale_for` and no `fresh_for`: without that its result is not kept at all; give both, or neither"
+        ));
+    }
     source.read(&mut command.max_output, &at("max_output"), |found| {
         found.bytes(1, MOST_OUTPUT)
     })?;

@@ -78,7 +78,7 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
     named(
         &["commands"],
-        &["argv", "timeout", "fresh_for", "max_output"],
+        &["argv", "timeout", "fresh_for", "stale_for", "max_output"],
     ),
 ];
 

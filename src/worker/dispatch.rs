@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome};
 use crate::queue::held::RunningAttempt;
+use crate::queue::pulse::Pulse;
 use crate::queue::{Backoff, stored_error, to_delta};
 
 tokio::task_local! {
@@ -43,6 +44,7 @@ pub(super) struct Dispatch {
     pub(super) data: Extensions,
     pub(super) finished: mpsc::UnboundedSender<Finished>,
     pub(super) clock: Clock,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) backoff: Backoff,
     /// How long the handler of a cancelled job may go on.
     pub(super) cancel_timeout: Duration,
@@ -81,18 +83,26 @@ impl Dispatch {
             Ok(registered) => {
                 let task = self.task(&claimed, payload, worker);
                 let running = claimed.hold.running().clone();
-                let mut handler = tokio::spawn(IN_HANDLER.scope(
-                    (),
-                    memoized::attempt(registered.clone(), task, claimed.id, running),
-                ));
+                let (pulse, life) = (self.pulse.clone(), claimed.life);
+                let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
+                // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
+                let begin = async move {
+                    if !pulse.holds(life, Instant::now()) {
+                        return None;
+                    }
+                    Some(attempt.await)
+                };
+                let mut handler = tokio::spawn(IN_HANDLER.scope((), begin));
                 tokio::select! {
                     biased;
                     ended = &mut handler => match ended {
-                        Ok(Ok(result)) => {
+                        // Somebody else may be at it already.
+                        Ok(None) => Outcome::Released,
+                        Ok(Some(Ok(result))) => {
                             tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
                             Outcome::Done { result }
                         }
-                        Ok(Err(error)) => self.failed(&claimed, Some(registered), error),
+                        Ok(Some(Err(error))) => self.failed(&claimed, Some(registered), error),
                         Err(error) => self.failed(&claimed, Some(registered), panicked(error)),
                     },
                     () = self.give_up.cancelled() => {

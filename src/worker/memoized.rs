@@ -9,7 +9,7 @@ use futures::FutureExt;
 
 use super::dispatch::{limited, panic_message};
 use super::{JobError, Registered};
-use crate::cache::{Cache, Turn};
+use crate::cache::{Cache, MadeBy, Turn};
 use crate::queue::JobId;
 use crate::queue::held::RunningAttempt;
 
@@ -29,6 +29,13 @@ pub(super) async fn attempt(
         return limited(registered, task).await;
     };
     memo.check().map_err(JobError::abort)?;
+    // As whoever calls it would enqueue it.
+    let made_by = MadeBy {
+        name: registered.name.to_owned(),
+        queue: registered.queue.to_owned(),
+        max_attempts: registered.max_attempts,
+        payload: task.args.clone(),
+    };
     let mut again = 0;
     loop {
         let turn = tokio::select! {
@@ -62,7 +69,10 @@ pub(super) async fn attempt(
         if now.is_none_or(|now| now.key() != memo.key()) {
             return Ok(result);
         }
-        match computation.keep(&result, running.take_remember()).await {
+        match computation
+            .keep(&result, running.take_remember(), &made_by)
+            .await
+        {
             Ok(true) => return Ok(result),
             Ok(false) if again < AGAIN && !running.cancellation.is_cancelled() => {
                 again += 1;

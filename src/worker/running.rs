@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apalis_core::worker::builder::WorkerBuilder;
 use tokio::runtime::Handle;
@@ -22,6 +22,7 @@ use crate::queue::fetch::{FetchOptions, Fetcher};
 use crate::queue::finish::Finisher;
 use crate::queue::held::Held;
 use crate::queue::presence::Presence;
+use crate::queue::pulse::Pulse;
 use crate::schedule::Scheduler;
 
 /// More than the tasks that use them, so that some may be lost to a cut network for a while.
@@ -75,12 +76,14 @@ impl Running {
         let queue = queue.over(&database);
         let id = JobId(Uuid::now_v7());
         let names = handlers.names();
+        let pulse = Arc::new(Pulse::new(options.rescue_after, Instant::now()));
         let presence = Arc::new(Presence {
             database: callers.apart(1),
             worker: id,
             names: names.clone(),
             heartbeat: options.heartbeat,
             rescue_after: options.rescue_after,
+            pulse: pulse.clone(),
         });
         let rescue_from = presence.begin(options.once).await?;
         let scheduler = Scheduler::load(queue, schedules).await?;
@@ -138,6 +141,7 @@ impl Running {
             data,
             finished,
             clock: database.clock().clone(),
+            pulse: pulse.clone(),
             backoff: options.backoff,
             cancel_timeout: options.shutdown_timeout,
             stopping: fetching.clone(),
@@ -183,6 +187,7 @@ impl Running {
                 once: options.once,
             },
             held,
+            pulse,
             wake,
             stop: fetching.clone(),
             serve,

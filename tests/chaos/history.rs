@@ -50,6 +50,11 @@ struct Run {
     ended: Option<(bool, i64)>,
 }
 
+/// Milliseconds that the server's clock, as workers have measured it, may differ from the log's.
+const CLOCKS_DIFFER: i64 = 100;
+/// Milliseconds within which a process that goes on does what it was about to do.
+const WAKING: i64 = 1_000;
+
 #[derive(Debug, Default)]
 pub(crate) struct History {
     runs: HashMap<String, Vec<Run>>,
@@ -71,7 +76,8 @@ impl History {
             history.add(event);
         }
         for runs in history.runs.values_mut() {
-            runs.sort_by_key(|run| run.began);
+            // Not by when they began: a worker that was stopped may begin its attempt late, behind the one that followed.
+            runs.sort_by_key(|run| (run.attempt, run.began));
         }
         history
     }
@@ -136,9 +142,10 @@ impl History {
             .drains
             .get(&run.process)
             .is_some_and(|at| *at <= next.began);
+        let (from, until) = (run.began.min(next.began), run.began.max(next.began));
         match run.ended.map(|(ok, _)| ok) {
             Some(false) => true,
-            _ if self.fell_silent(run.process, run.began, next.began) => true,
+            _ if self.fell_silent(run.process, from, until) => true,
             None => drained,
             // Its outcome was to be written in the drain, if the database could take it then.
             Some(true) => drained && self.was_away(self.drains[&run.process]),
@@ -170,23 +177,57 @@ impl History {
         unexplained
     }
 
-    /// Jobs that began once more after they were finished, by which attempt finished them. The database's clock and the
-    /// log's are not compared, but attempts, and the log with itself.
-    pub(crate) fn begun_after(&self, finished: &BTreeMap<String, i32>) -> Vec<String> {
-        let begun_late = |(job, last): &(&String, &i32)| {
-            let runs = || self.runs.get(*job).into_iter().flatten();
-            let of_last = runs().filter(|run| run.attempt == **last);
-            let end = of_last.filter_map(|run| run.ended.map(|(_, at)| at)).min();
-            runs().any(|run| {
-                run.attempt > **last
-                    || (run.attempt == **last && end.is_some_and(|end| run.began > end))
-            })
+    /// Runs that began though their job was finished, or a later attempt had begun, each by a worker that had just been
+    /// taken for dead: it was stopped between its last look at its own heartbeat and the handler's first line.
+    fn late(
+        &self,
+        finished: &BTreeMap<String, i64>,
+    ) -> impl Iterator<Item = (&String, &Run, bool)> {
+        let late = |(job, run, others): &(&String, &Run, &Vec<Run>)| {
+            let overtaken = |other: &Run| other.attempt > run.attempt && other.began < run.began;
+            let finished = finished.get(*job);
+            others.iter().any(overtaken)
+                || finished.is_some_and(|at| run.began > at + CLOCKS_DIFFER)
         };
-        finished
-            .iter()
-            .filter(begun_late)
-            .map(|(job, _)| format!("{job}: {:?}", self.runs.get(job)))
-            .collect()
+        let runs = self.runs.iter();
+        let runs = runs.flat_map(|(job, runs)| runs.iter().map(move |run| (job, run, runs)));
+        runs.filter(late).map(|(job, run, _)| {
+            let woke = |(stopped, _, on): &(u32, i64, i64)| {
+                *stopped == run.process && (*on - WAKING..=*on + WAKING).contains(&run.began)
+            };
+            (
+                job,
+                run,
+                self.stops.iter().any(woke) && self.fell_silent(run.process, 0, run.began),
+            )
+        })
+    }
+
+    /// Runs that began after their job was finished, or behind a later attempt: those that a stop explains, and those
+    /// that nothing does.
+    pub(crate) fn begun_late(
+        &self,
+        finished: &BTreeMap<String, i64>,
+    ) -> (Vec<String>, Vec<String>) {
+        let told = |(job, run, _): (&String, &Run, bool)| {
+            let stops = self
+                .stops
+                .iter()
+                .filter(|(process, ..)| *process == run.process);
+            format!(
+                "{job}, finished {:?}: {run:?} of {:?}, stopped {:?}",
+                finished.get(job),
+                self.runs.get(job),
+                stops.collect::<Vec<_>>()
+            )
+        };
+        let (explained, unexplained): (Vec<_>, Vec<_>) = self
+            .late(finished)
+            .partition(|(_, _, explained)| *explained);
+        (
+            explained.into_iter().map(told).collect(),
+            unexplained.into_iter().map(told).collect(),
+        )
     }
 
     /// The process that ran an attempt.

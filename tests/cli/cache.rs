@@ -114,8 +114,8 @@ both_engines! {
         assert_eq!(info["tags"], serde_json::json!([]));
         let shown = home.run(&["cache", "get", "k", "--info"]).stdout;
         let names: Vec<_> = shown.lines().map(|line| line.split_once(": ").unwrap().0).collect();
-        let expected = ["stale_at", "expires_at", "generation", "tags", "lease", "last_error", "job_id"];
-        assert_eq!(names[..7], expected);
+        let expected = ["stale_at", "expires_at", "generation", "tags", "lease", "last_error", "job_id", "failures"];
+        assert_eq!(names[..8], expected);
         assert!(shown.starts_with("stale_at: -\nexpires_at: 2100-01-01T00:00:00Z\ngeneration: "), "{shown}");
     }
 
@@ -137,7 +137,8 @@ both_engines! {
         assert_eq!((&info["tags"], &info["last_error"]), (&serde_json::json!(["a", "b"]), &"no\nluck".into()));
         assert!(info["stale_at"].as_str().unwrap().ends_with('Z') && info["lease"].is_null(), "{info}");
         let shown = home.run(&["cache", "get", "k", "--info"]).stdout;
-        assert!(shown.contains("\ntags: a b\nlease: -\nlast_error: no luck\njob_id: -\n"), "{shown}");
+        assert!(shown.contains("\ntags: a b\nlease: -\nlast_error: no luck\njob_id: -\nfailures: 1\n"), "{shown}");
+        assert_eq!(info["failures"], 1);
     }
 
     fn a_tag_is_set_and_cleared(home) {

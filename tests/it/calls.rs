@@ -14,12 +14,12 @@ use tokio::sync::Semaphore;
 use crate::support::{TestDatabase, both_engines};
 use crate::work::{becomes, count, eventually, job, lively, once, run, start, within};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const KEY: &str = "report:2026-11";
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const KEY: &str = "report:2026-11";
 
 #[derive(Serialize, Deserialize)]
-struct Report {
-    month: String,
+pub(crate) struct Report {
+    pub(crate) month: String,
 }
 
 impl Job for Report {
@@ -39,7 +39,7 @@ impl Job for Report {
     }
 }
 
-fn november() -> Report {
+pub(crate) fn november() -> Report {
     Report {
         month: "2026-11".to_owned(),
     }
@@ -47,18 +47,18 @@ fn november() -> Report {
 
 /// What the handler does: counts its runs, waits for a permit, fails if it is told to.
 #[derive(Clone)]
-struct Lab {
+pub(crate) struct Lab {
     runs: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
     failures: Arc<AtomicUsize>,
 }
 
 impl Lab {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self::with(Semaphore::MAX_PERMITS)
     }
 
-    fn closed() -> Self {
+    pub(crate) fn closed() -> Self {
         Self::with(0)
     }
 
@@ -70,11 +70,11 @@ impl Lab {
         }
     }
 
-    fn runs(&self) -> usize {
+    pub(crate) fn runs(&self) -> usize {
         self.runs.load(Ordering::SeqCst)
     }
 
-    fn fail(&self, times: usize) {
+    pub(crate) fn fail(&self, times: usize) {
         self.failures.store(times, Ordering::SeqCst);
     }
 
@@ -82,7 +82,7 @@ impl Lab {
         eventually("the handler runs", async || self.runs() >= runs).await;
     }
 
-    fn worker(&self, database: Database) -> Worker {
+    pub(crate) fn worker(&self, database: Database) -> Worker {
         Worker::new(database).register(report).data(self.clone())
     }
 }
@@ -101,12 +101,12 @@ async fn report(_: Report, lab: Data<Lab>) -> Result<String, JobError> {
     Ok(format!("run {run}"))
 }
 
-async fn larder(db: &TestDatabase) -> Larder {
+pub(crate) async fn larder(db: &TestDatabase) -> Larder {
     Larder::new(&db.open().await)
 }
 
 /// What is to be done now is done.
-async fn work(db: &TestDatabase, lab: &Lab) {
+pub(crate) async fn work(db: &TestDatabase, lab: &Lab) {
     run(lab.worker(db.open().await).options(once())).await;
 }
 

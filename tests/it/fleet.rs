@@ -10,10 +10,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use larder::Queue;
 use larder::clock::Clock;
 use larder::jobs::file_digest::{Digest, FileDigest};
+use larder::jobs::run_command::RunCommand;
 use larder::queue::{JobFilter, JobId, JobRecord, JobStatus, NewJob};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{TestDatabase, WorkerProcess, both_engines, eventually};
+use crate::support::{TestDatabase, WorkerProcess, both_engines, eventually, raw};
+use crate::work::{becomes, hold_outcomes, let_outcomes};
 
 const FILES: usize = 1_000;
 
@@ -169,6 +171,31 @@ both_engines! {
         for worker in workers {
             assert_eq!(worker.terminate(), Some(0));
         }
+    }
+
+    async fn what_a_killed_worker_had_computed_and_kept_is_found_by_the_next_attempt(db) {
+        let settings = "[worker]\nheartbeat = \"100ms\"\nrescue_after = \"1s\"\n[commands.count]\n\
+            argv = [\"sh\", \"-c\", \"echo run >> runs; cat\"]\nfresh_for = \"1h\"\n";
+        fs::write(db.path().join("larder.toml"), settings).unwrap();
+        let queue = queue(db).await;
+        hold_outcomes(db).await;
+        let job = RunCommand { command: "count".to_owned(), input: Some(raw("[1.0]")) };
+        let id = queue.enqueue(&job).await.unwrap().id;
+        let mut killed = WorkerProcess::start(db, &[]);
+        killed.wait_until_ready();
+        eventually("the result is kept", Duration::from_secs(30), async || {
+            db.number("SELECT COUNT(*) FROM {}cached_item WHERE NOT vacant").await == 1
+        }).await;
+        killed.kill();
+        let before = queue.get(id).await.unwrap().unwrap();
+        assert_eq!((before.status, before.attempt), (JobStatus::Running, 1), "its outcome is not written");
+        let_outcomes(db).await;
+        let mut next = WorkerProcess::start(db, &[]);
+        next.wait_until_ready();
+        let done = becomes(&queue, id, JobStatus::Done).await;
+        assert_eq!((done.attempt, done.result.unwrap().get()), (2, "[1.0]"));
+        assert_eq!(fs::read_to_string(db.path().join("runs")).unwrap(), "run\n");
+        assert_eq!(next.terminate(), Some(0));
     }
 }
 

@@ -32,6 +32,8 @@ mod away;
 mod blocking;
 #[cfg(feature = "worker")]
 mod calls;
+#[cfg(feature = "worker")]
+mod calls_refresh;
 #[cfg(all(feature = "worker", unix))]
 mod commands;
 #[cfg(feature = "worker")]
@@ -57,6 +59,8 @@ mod pause;
 #[cfg(all(feature = "worker", unix))]
 mod pgbouncer;
 #[cfg(feature = "worker")]
+mod plans_memo;
+#[cfg(feature = "worker")]
 mod plans_queue;
 #[cfg(feature = "worker")]
 mod progress;
@@ -66,6 +70,8 @@ mod proxy;
 mod remember;
 #[cfg(feature = "worker")]
 mod retention;
+#[cfg(feature = "worker")]
+mod rewarm;
 #[cfg(feature = "worker")]
 mod schedule;
 #[cfg(feature = "worker")]

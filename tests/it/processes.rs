@@ -1,15 +1,17 @@
 //! Several processes on one database. Each is this test's own binary, run again with a role to play.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
 use larder::database::{Database, DatabaseOptions};
-use larder::{Cache, Expiration};
+use larder::queue::{JobStatus, NewJob};
+use larder::{Cache, Expiration, JobError, Queue, Worker};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::support::{TestDatabase, both_engines};
+use crate::work::{Probe, becomes, probe, start as start_worker, ticking};
 
 const NEVER: Expiration = Expiration::Never;
 const READY: &str = "larder test: ready";
@@ -18,6 +20,7 @@ const RESULT: &str = "larder test: result ";
 const DEADLINE: Duration = Duration::from_secs(60);
 const HAMMER_ROUNDS: i64 = 60;
 const SHORT_LEASE: Duration = Duration::from_secs(2);
+const SHORT_RESCUE: Duration = Duration::from_secs(1);
 
 /// Runs as many processes in a role, which begin together, and returns what each answered.
 async fn together(db: &TestDatabase, count: usize, role: &str) -> Vec<String> {
@@ -89,11 +92,11 @@ fn plays_its_role() {
     let number: i64 = variable("NUMBER").parse().unwrap();
     println!("{READY}");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let mut runtime = match role.as_str() {
+        "stop" => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     let answer = runtime.block_on(async {
         let database = options.connect().await.unwrap();
         match role.as_str() {
@@ -106,6 +109,8 @@ fn plays_its_role() {
                 .to_string(),
             "hammer" => hammer(database, number).await,
             "memoize" => memoize(Cache::new(database)).await,
+            "stop" => stop(database).await,
+            "refresh" => refresh(Cache::new(database)).await,
             "hold" => hold(Cache::new(database).with_lease(SHORT_LEASE)).await,
             other => panic!("no role {other}"),
         }
@@ -137,6 +142,38 @@ async fn memoize(cache: Cache) -> String {
     waits.into_iter().max().unwrap().to_string()
 }
 
+/// Tasks that ask for one stale key together, whose refresh counts itself and takes 300 ms. The answer is the longest wait
+/// for the stale value; the process ends when it reads the new one.
+async fn refresh(cache: Cache) -> String {
+    let tasks = (0..8).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            let (asked, counter) = (std::time::Instant::now(), cache.clone());
+            let compute = move || async move {
+                counter.increment("computations", 1, NEVER).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                "new".to_owned()
+            };
+            let memoize = cache.memoize("key").fresh_for(DEADLINE).stale_for(DEADLINE);
+            let value = memoize.get_or_compute(compute).await.unwrap();
+            (value, asked.elapsed().as_millis())
+        })
+    });
+    let answers = futures::future::try_join_all(tasks).await.unwrap();
+    assert!(
+        answers.iter().any(|(value, _)| value == "old"),
+        "{answers:?}"
+    );
+    let new = async || cache.get::<String>("key").await.unwrap().unwrap() == "new";
+    crate::support::eventually("it is refreshed", DEADLINE, new).await;
+    answers
+        .iter()
+        .map(|(_, waited)| waited)
+        .max()
+        .unwrap()
+        .to_string()
+}
+
 /// Computes, and is never done.
 async fn hold(cache: Cache) -> String {
     let counter = cache.clone();
@@ -145,6 +182,43 @@ async fn hold(cache: Cache) -> String {
         std::future::pending::<String>().await
     };
     cache.memoize("key").get_or_compute(compute).await.unwrap()
+}
+
+/// A worker of one thread that stops in its first job, with another claimed and not begun, until somebody has it go on.
+/// Its jobs name a file, in which they leave a line.
+async fn stop(database: Database) -> String {
+    let mut options = crate::work::lively();
+    (options.rescue_after, options.once) = (SHORT_RESCUE, true);
+    let handler = async |job: Probe| {
+        // Nothing here lets another job begin meanwhile.
+        if leave_a_line(&job) == 1 {
+            signal("STOP", std::process::id());
+        }
+        Ok::<_, JobError>(job.value)
+    };
+    let worker = Worker::new(database).options(options).register(handler);
+    worker.run_until(std::future::pending()).await.unwrap();
+    "done".to_owned()
+}
+
+/// How many lines there are then.
+fn leave_a_line(job: &Probe) -> usize {
+    let path = job.value["file"].as_str().unwrap();
+    let mut file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .unwrap();
+    let line = format!("{} by {}\n", job.value["number"], std::process::id());
+    file.write_all(line.as_bytes()).unwrap();
+    std::fs::read_to_string(path).unwrap().lines().count()
+}
+
+fn signal(name: &str, process: u32) {
+    let sent = std::process::Command::new("kill")
+        .args([&format!("-{name}"), &process.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
 }
 
 async fn increment(cache: Cache) -> String {
@@ -234,6 +308,15 @@ both_engines! {
         assert!((300..30_000).contains(&longest), "{answers:?}: within the lease");
     }
 
+    async fn of_many_processes_that_ask_for_a_stale_key_one_refreshes_it_and_none_waits(db) {
+        let cache = Cache::new(db.options().clock(larder::clock::Clock::system()).connect().await.unwrap());
+        let memoize = cache.memoize("key").fresh_for(DEADLINE).stale_for(DEADLINE);
+        memoize.get_or_compute(|| async { "old".to_owned() }).await.unwrap();
+        db.execute("UPDATE {}cached_item SET stale_at = created_at").await;
+        let answers = together(db, 4, "refresh").await;
+        assert_eq!(cache.get::<i64>("computations").await.unwrap(), Some(1), "{answers:?}");
+    }
+
     async fn what_a_killed_process_computed_is_computed_once_more_after_its_lease(db) {
         let cache = Cache::new(db.options().clock(larder::clock::Clock::system()).connect().await.unwrap());
         let mut holder = start(db, "hold", 0);
@@ -255,6 +338,39 @@ both_engines! {
         assert!(clock.now().as_millis() >= deadline + 300);
         assert_eq!(cache.get::<i64>("computations").await.unwrap(), Some(2));
         assert_eq!(cache.get::<String>("key").await.unwrap().as_deref(), Some("value"));
+    }
+
+    async fn a_worker_that_stood_still_begins_nothing_that_others_rescued(db) {
+        let queue = Queue::new(ticking(db).await);
+        let file = db.path().join("begun");
+        let jobs = (0..2).map(|number| {
+            NewJob::new(&probe(serde_json::json!({ "file": file, "number": number })))
+        });
+        let jobs = queue.enqueue_many(jobs).await.unwrap();
+        let mut stopped = start(db, "stop", 0);
+        drop(stopped.stdin.take());
+        crate::support::eventually("it stands still", DEADLINE, || async { file.exists() }).await;
+        let both_claimed = || async { db.number("SELECT COUNT(*) FROM {}job WHERE status = 'running'").await == 2 };
+        assert!(both_claimed().await);
+
+        let mut options = crate::work::lively();
+        options.rescue_after = SHORT_RESCUE;
+        let handler = async |job: Probe| {
+            leave_a_line(&job);
+            Ok::<_, JobError>(job.value)
+        };
+        let other = start_worker(Worker::new(ticking(db).await).options(options).register(handler));
+        for job in &jobs {
+            assert_eq!(becomes(&queue, job.id, JobStatus::Done).await.attempt, 2);
+        }
+        let process = stopped.id().unwrap();
+        signal("CONT", process);
+        let ended = tokio::time::timeout(DEADLINE, stopped.wait()).await.unwrap().unwrap();
+        assert!(ended.success());
+        other.end().await;
+        let begun = std::fs::read_to_string(&file).unwrap();
+        let its_own = begun.lines().filter(|line| line.ends_with(&process.to_string())).count();
+        assert_eq!((begun.lines().count(), its_own), (3, 1), "{begun}");
     }
 
     async fn no_caller_meets_the_lock_of_another_process(db) {

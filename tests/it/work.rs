@@ -166,3 +166,25 @@ pub(crate) async fn count(queue: &Queue, status: JobStatus) -> i64 {
         .map(|counts| counts.count)
         .sum()
 }
+
+/// No job can be said to be done or dead until [`let_outcomes`]: workers try on, as they do while a database is away.
+pub(crate) async fn hold_outcomes(db: &TestDatabase) {
+    db.execute(if db.is_sqlite() {
+        "CREATE TRIGGER held BEFORE UPDATE ON job WHEN NEW.status IN ('done', 'dead') \
+         BEGIN SELECT RAISE(ABORT, 'held'); END"
+    } else {
+        "CREATE FUNCTION {}held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'held'; END $$; \
+         CREATE TRIGGER held BEFORE UPDATE ON {}job FOR EACH ROW WHEN (NEW.status IN ('done', 'dead')) \
+         EXECUTE FUNCTION {}held()"
+    })
+    .await;
+}
+
+pub(crate) async fn let_outcomes(db: &TestDatabase) {
+    let drop_trigger = if db.is_sqlite() {
+        "DROP TRIGGER held"
+    } else {
+        "DROP TRIGGER held ON {}job"
+    };
+    db.execute(drop_trigger).await;
+}

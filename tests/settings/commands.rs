@@ -8,22 +8,30 @@ const REPORT: &str = "[commands.nightly-report]\nargv = [\"python3\", \"report.p
 #[test]
 fn a_command_is_its_arguments_and_how_it_runs() {
     let given = Given::file(format!(
-        "{REPORT}timeout = \"10m\"\nfresh_for = 3600\nmax_output = \"2MiB\"\n[commands.\"say hi\"]\nargv = [\"hi\"]\n"
+        "{REPORT}timeout = \"10m\"\nfresh_for = 3600\nstale_for = \"2d\"\nmax_output = \"2MiB\"\n[commands.\"say hi\"]\nargv = [\"hi\"]\n"
     ));
     let settings = given.load(&[]).unwrap().settings;
     let report = &settings.commands["nightly-report"];
     assert_eq!(report.argv, ["python3", "report.py"]);
     assert_eq!(report.timeout, Some(Duration::from_secs(600)));
     assert_eq!(report.fresh_for, Some(Duration::from_secs(3_600)));
+    assert_eq!(report.stale_for, Some(Duration::from_secs(2 * 86_400)));
     assert_eq!(report.max_output, 2 << 20);
     assert_eq!(report.directory, given.directory.path());
     let plain = &settings.commands["say hi"];
-    assert_eq!((plain.timeout, plain.fresh_for), (None, None));
+    assert_eq!(
+        (plain.timeout, plain.fresh_for, plain.stale_for),
+        (None, None, None)
+    );
     assert_eq!(plain.max_output, 1 << 20);
     let commands = Commands::new(settings.commands());
+    let report = commands.get("nightly-report").unwrap();
+    assert_eq!(report.fresh_for(), Some(Duration::from_secs(3_600)));
+    assert_eq!(report.stale_for(), Duration::from_secs(2 * 86_400));
+    let plain = commands.get("say hi").unwrap();
     assert_eq!(
-        commands.get("nightly-report").unwrap().fresh_for(),
-        Some(Duration::from_secs(3_600))
+        (plain.fresh_for(), plain.stale_for()),
+        (None, Duration::ZERO)
     );
     let unknown = commands.get("nightly").unwrap_err().to_string();
     assert!(
@@ -34,9 +42,10 @@ fn a_command_is_its_arguments_and_how_it_runs() {
 
 #[test]
 fn what_is_shown_reads_back() {
-    let text = format!("{REPORT}timeout = \"10m\"\n");
+    let text = format!("{REPORT}timeout = \"10m\"\nfresh_for = \"1h\"\nstale_for = \"1d\"\n");
     let shown = settings(&text).to_toml();
-    let expected = "[commands.nightly-report]\nargv = [\"python3\", \"report.py\"]\ntimeout = \"10m\"\nmax_output = \"1MiB\"\n";
+    let expected = "[commands.nightly-report]\nargv = [\"python3\", \"report.py\"]\ntimeout = \"10m\"\n\
+                    fresh_for = \"1h\"\nstale_for = \"1d\"\nmax_output = \"1MiB\"\n";
     assert!(shown.ends_with(expected), "{shown}");
     let mut back = settings(&shown);
     let mut first = settings(&text);
@@ -83,6 +92,14 @@ fn what_is_wrong_is_named_with_its_line_and_what_is_expected() {
         (
             "[commands.a]\nargv = ['ls']\nfresh_for = '1 year'",
             "`commands.a.fresh_for` is \"1 year\" in larder.toml:3: ".to_owned(),
+        ),
+        (
+            "[commands.a]\nargv = ['ls']\nfresh_for = '1h'\nstale_for = 0",
+            "`commands.a.stale_for` is 0 in larder.toml:4: expected at least 1ms".to_owned(),
+        ),
+        (
+            "[commands.a]\nargv = ['ls']\nstale_for = '1h'",
+            "command `a` in larder.toml:1 has `stale_for` and no `fresh_for`: ".to_owned(),
         ),
         (
             "[commands.a]\nargv = ['ls']\nmax_output = 0",

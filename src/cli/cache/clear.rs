@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cache::Cache;
+use crate::call::Rewarmed;
 use crate::cli::failure::{Answer, Failure};
 use crate::cli::input::confirm;
 use crate::cli::output::Output;
@@ -88,6 +89,27 @@ pub(super) async fn expired(cache: &Cache, out: &mut Output) -> Result<Answer, F
 #[derive(Serialize)]
 struct Deleted {
     deleted: u64,
+}
+
+#[derive(Serialize)]
+struct DeletedAndEnqueued {
+    deleted: u64,
+    enqueued: u64,
+}
+
+/// As [`told`], and how many jobs make it anew that were not on their way already.
+pub(super) fn rewarmed(out: &mut Output, rewarmed: &Rewarmed) -> Result<Answer, Failure> {
+    let enqueued = rewarmed.jobs.iter().filter(|job| job.inserted).count() as u64;
+    let shown = DeletedAndEnqueued {
+        deleted: rewarmed.items,
+        enqueued,
+    };
+    let text = format!(
+        "Deleted {} cache items, enqueued {enqueued} jobs.",
+        shown.deleted
+    );
+    out.show(&shown, text)?;
+    Ok((shown.deleted > 0).into())
 }
 
 /// `Deleted N cache items.`, or `{"deleted":N}`. The answer is whether there was anything to delete.

@@ -1,0 +1,97 @@
+//! Whether a worker's claims are its own still. Whoever was silent for `rescue_after`, be it that its process was
+//! stopped or that the database did not take its heartbeat, must take them for rescued, and begin none of them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// The worker's heartbeats, by the monotonic clock of its machine.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    rescue_after: Duration,
+    beats: Mutex<Beats>,
+    beaten: Notify,
+}
+
+#[derive(Debug)]
+struct Beats {
+    last: Instant,
+    life: Life,
+}
+
+/// The time between two silences of a worker. What was claimed in one of them is not begun in the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life(u64);
+
+impl Pulse {
+    pub(crate) fn new(rescue_after: Duration, now: Instant) -> Self {
+        Self {
+            rescue_after,
+            beats: Mutex::new(Beats {
+                last: now,
+                life: Life(0),
+            }),
+            beaten: Notify::new(),
+        }
+    }
+
+    /// The database has taken a heartbeat that was sent at `sent`.
+    pub(super) fn beaten(&self, sent: Instant) {
+        let mut beats = self.lock();
+        if self.is_silence(beats.last, sent) {
+            beats.life = Life(beats.life.0 + 1);
+        }
+        beats.last = sent;
+        drop(beats);
+        self.beaten.notify_one();
+    }
+
+    /// The life that a claim made now belongs to; none while the worker is silent.
+    pub(super) fn life(&self, now: Instant) -> Option<Life> {
+        let beats = self.lock();
+        (!self.is_silence(beats.last, now)).then_some(beats.life)
+    }
+
+    /// Whether nobody can have rescued what was claimed in `life`.
+    pub(crate) fn holds(&self, life: Life, now: Instant) -> bool {
+        self.life(now) == Some(life)
+    }
+
+    /// Returns when a heartbeat was taken since this returned last.
+    pub(super) async fn beat(&self) {
+        self.beaten.notified().await;
+    }
+
+    fn is_silence(&self, from: Instant, until: Instant) -> bool {
+        until.saturating_duration_since(from) >= self.rescue_after
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Beats> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_holds_until_its_worker_was_silent_for_rescue_after() {
+        let rescue_after = Duration::from_secs(30);
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let pulse = Pulse::new(rescue_after, began);
+        let life = pulse.life(began);
+        pulse.beaten(at(29));
+        assert_eq!(pulse.life(at(58)), life);
+        assert_eq!(pulse.life(at(59)), None, "silent for 30 s");
+
+        // The heartbeat that comes at last gives back no claim from before the silence.
+        pulse.beaten(at(60));
+        let next = pulse.life(at(60));
+        assert!(next.is_some() && next != life);
+        assert!(next.is_some_and(|next| pulse.holds(next, at(61))));
+        assert!(life.is_some_and(|life| !pulse.holds(life, at(61))));
+    }
+}
