@@ -3,6 +3,8 @@
 //! To add one: write its file here, in the likeness of [`file_digest`], and its line below.
 
 pub mod clear_expired;
+#[cfg(feature = "fetch")]
+pub mod fetch_url;
 pub mod file_digest;
 pub mod prune_jobs;
 pub mod run_command;
@@ -13,7 +15,10 @@ use crate::worker::Handlers;
 /// Every job of this folder and its handler.
 #[must_use]
 pub fn all() -> Handlers {
-    Handlers::default()
+    let handlers = Handlers::default();
+    #[cfg(feature = "fetch")]
+    let handlers = handlers.register(fetch_url::fetch_url);
+    handlers
         .register(clear_expired::clear_expired)
         .register(file_digest::file_digest)
         .register(prune_jobs::prune_jobs)

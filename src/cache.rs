@@ -47,7 +47,7 @@ pub(crate) use remembered::Remembered;
 pub use tags::Tagged;
 pub(crate) use tags::What;
 #[cfg(feature = "worker")]
-pub(crate) use turn::Turn;
+pub(crate) use turn::{Remember, Turn};
 
 use crate::clock::Timestamp;
 use crate::database::{Database, Id};

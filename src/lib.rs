@@ -58,6 +58,7 @@
 //! - `worker`: `Worker`, which runs them; `Data`, `JobContext` and `JobError`, for handlers.
 //! - `schedule`: cron expressions, their ticks, and the fleet's record of them.
 //! - `command`: programs of any language that a job runs.
+//! - `fetch`: URLs that a job fetches, by the rules of a shared HTTP cache.
 //! - `jobs`: the jobs that ship, an example for your own.
 //! - `settings`: `larder.toml`, the environment, and their defaults. `cli`: the `larder` command.
 //! - [`database`]: connections, transactions, migrations. [`clock`]: the fleet's clock.
@@ -65,7 +66,8 @@
 //! # Features
 //!
 //! Without any, larder is the cache and the enqueuing side of the queue. `worker` adds the worker, the schedules and
-//! the jobs that ship; `cli`, the default, adds the command.
+//! the jobs that ship; `fetch` adds the one that fetches URLs, and its HTTP client; `cli`, the default, adds the command
+//! and all of these.
 
 pub mod cache;
 mod call;
@@ -76,6 +78,8 @@ pub mod clock;
 pub mod command;
 pub mod database;
 mod error;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 #[cfg(feature = "worker")]
 #[path = "../jobs/mod.rs"]
 pub mod jobs;

@@ -38,8 +38,15 @@
 //! | `commands.NAME.timeout` | how long it may run | for ever |
 //! | `commands.NAME.fresh_for` | how long its result is kept for the same input | not at all |
 //! | `commands.NAME.max_output` | the most bytes that it may write to its standard output | `1MiB` |
+//! | `fetch.max_bytes` | the most bytes of a body that a job fetches, decompressed | `4MiB` |
+//! | `fetch.max_redirects` | how many redirects are followed, 0 to 50 | `5` |
+//! | `fetch.timeout` | how long all of a fetch may take | `30s` |
+//! | `fetch.connect_timeout` | how long one connection may take | `5s` |
+//! | `fetch.allow_private` | private addresses that may be fetched from: `true`, or `["10.0.0.0/8", "intranet.example.com"]`; in the environment separated by commas | `false` |
+//! | `fetch.fresh_for` | how long an answer is fresh that does not say | `1m` |
+//! | `fetch.keep_for` | how long after that a response with an `ETag` or `Last-Modified` is kept, to be asked for by it | `7d` |
 //!
-//! In the environment each is `LARDER_` and its name with `__` for a dot, as in `LARDER_WORKER__SHUTDOWN_TIMEOUT=10s`
+//! `[fetch]` is there with the feature of that name. In the environment each is `LARDER_` and its name with `__` for a dot, as in `LARDER_WORKER__SHUTDOWN_TIMEOUT=10s`
 //! or `LARDER_QUEUES__REPORTS__CONCURRENCY=2`. A `_` there also fits a `-` or `.` in the name of an entry that the file
 //! has, or that exists by default. What may run is named by the file alone: the environment adds no command and changes
 //! no `argv`. A payload is a JSON object. An empty variable counts as unset. An unknown
@@ -61,6 +68,8 @@ mod bytes;
 mod command;
 mod duration;
 mod environment;
+#[cfg(feature = "fetch")]
+mod fetch;
 mod live;
 mod read;
 mod schedule;
@@ -76,6 +85,8 @@ pub use bytes::{format_bytes, parse_bytes};
 pub use command::CommandSettings;
 pub use duration::{format_duration, parse_duration, parse_signed_duration};
 pub use environment::process_environment;
+#[cfg(feature = "fetch")]
+pub use fetch::FetchSettings;
 pub use live::LiveSettings;
 pub use schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 pub use section::{

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
-use super::lease::{Asker, Computed, Failure, KeptLease, Lease, Taken};
+use super::lease::{Asker, Computed, Failure, Freshness, KeptLease, Lease, Taken};
 use super::limits::encode;
 use super::{Cache, MadeBy, Memo, nested};
 use crate::database::{Id, JsonText};
@@ -15,6 +15,15 @@ pub(crate) enum Turn {
     /// Nothing: there is a fresh value, of this JSON.
     Fresh(String),
     Computes(Box<Computation>),
+}
+
+/// What a handler says of the result that it is about to return, in place of its memo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remember {
+    /// It is fresh for so long, and then stale for so long.
+    For { fresh: Duration, stale: Duration },
+    /// It is its job's alone.
+    Not,
 }
 
 /// The right to compute an item, until it is kept, has failed, or is dropped.
@@ -77,24 +86,47 @@ impl Computation {
         nested::scope(&self.cache, &self.memo.key, computation).await
     }
 
-    /// Keeps the JSON that was computed, and returns whether it may be: where not, somebody has written or invalidated
-    /// the item since the computation began.
-    pub(crate) async fn keep(self, json: &str, made_by: &MadeBy) -> Result<bool> {
+    /// Keeps the JSON that was computed for as long as the memo says, or `remember` in its place, and returns whether it
+    /// may be: where not, somebody has written or invalidated the item since the computation began.
+    pub(crate) async fn keep(
+        self,
+        json: &str,
+        remember: Option<Remember>,
+        made_by: &MadeBy,
+    ) -> Result<bool> {
         let cost = self.started.elapsed();
-        let Memo { key, plan } = &self.memo;
+        let now = self.cache.now();
+        let Memo { key, mut plan } = self.memo;
+        if let Some(Remember::For { fresh, stale }) = remember {
+            plan.fresh_for = Some(fresh);
+            plan.stale_for = stale;
+        }
+        let mut freshness = plan.freshness(now, rand::random());
+        let mut json = json;
+        if remember == Some(Remember::Not) {
+            // What is there has been superseded: nothing takes its place, under the same fence.
+            json = "null";
+            freshness = Freshness {
+                stale_at: Some(now),
+                expires_at: Some(now),
+            };
+        }
         let value: &RawValue = serde_json::from_str(json)
             .map_err(|error| Error::invalid(format!("the value of key {key:?}: {error}")))?;
-        let text = JsonText(encode(key, value, self.cache.max_value_bytes)?);
-        let freshness = plan.freshness(self.cache.now(), rand::random());
-        let made_by = made_by.to_json()?;
+        let text = JsonText(encode(&key, value, self.cache.max_value_bytes)?);
+        // What is not remembered was made by nobody who could make it again.
+        let made_by = match remember {
+            Some(Remember::Not) => None,
+            _ => Some(made_by.to_json()?),
+        };
         let computed = Computed {
             value: &text,
             freshness,
             cost,
             links: &plan.links,
-            made_by: Some(&made_by),
+            made_by: made_by.as_ref(),
         };
-        let written = self.cache.write_back(key, self.lease, computed).await?;
+        let written = self.cache.write_back(&key, self.lease, computed).await?;
         self.kept.end();
         Ok(written)
     }

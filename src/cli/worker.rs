@@ -88,6 +88,7 @@ impl Args {
             .schedules(reload.schedule())
             .queues(reload.queues())
             .data(reload.commands())
+            .data(reload.fetcher())
             .data(reload.settings())
             // For whoever waits for it, a line of its own that no log filter takes away.
             .on_ready(move || {

@@ -2,7 +2,8 @@
 //!
 //! A claim whose answer was lost with its connection leaves a job that its row calls running and that nobody runs, and
 //! that nobody rescues either while this worker lives. By comparing rows with what it holds, the fetcher finds these.
-//! What passes between a handler and the worker while it runs is held here too: its cancellation, and its progress.
+//! What passes between a handler and the worker while it runs is held here too: its cancellation, its progress, and how
+//! long its result is to be remembered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{JobId, JobProgress};
+use crate::cache::Remember;
 
 /// A job and which of its attempts. A job that was cancelled and retried may have two at work at once.
 pub(crate) type Attempt = (JobId, i32);
@@ -36,6 +38,7 @@ pub(crate) struct RunningAttempt {
     pub(crate) cancellation: CancellationToken,
     progress: Mutex<Reports>,
     reported: Arc<Notify>,
+    remember: Mutex<Option<Remember>>,
 }
 
 /// The progress that a handler reported last, and the one that was written last.
@@ -52,6 +55,7 @@ impl Held {
             cancellation: CancellationToken::new(),
             progress: Mutex::default(),
             reported: self.reported.clone(),
+            remember: Mutex::default(),
         });
         self.lock().insert(attempt, running.clone());
         Hold {
@@ -139,6 +143,20 @@ impl RunningAttempt {
         reports
             .latest
             .filter(|latest| reports.written != Some(*latest))
+    }
+
+    /// Keeps what the handler says of its result, for when it has returned.
+    pub(crate) fn remember(&self, remember: Remember) {
+        *self.said() = Some(remember);
+    }
+
+    /// What the handler said of its result, once: it may run again.
+    pub(crate) fn take_remember(&self) -> Option<Remember> {
+        self.said().take()
+    }
+
+    fn said(&self) -> MutexGuard<'_, Option<Remember>> {
+        self.remember.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reports(&self) -> MutexGuard<'_, Reports> {

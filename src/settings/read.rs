@@ -53,6 +53,8 @@ pub(super) fn settings(source: &Source, defaults: &[ScheduleDefault]) -> Result<
         settings.queues.insert(name, queue);
     }
     settings.schedule = schedule(source, defaults)?;
+    #[cfg(feature = "fetch")]
+    super::fetch::read(source, &mut settings)?;
     super::command::read(source, &mut settings)?;
     Ok(settings)
 }

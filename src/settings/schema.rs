@@ -23,6 +23,19 @@ pub(super) const SHAPES: &[Shape] = &[
         ],
     ),
     shape(&["cache"], &["max_value_bytes", "lease"]),
+    #[cfg(feature = "fetch")]
+    shape(
+        &["fetch"],
+        &[
+            "max_bytes",
+            "max_redirects",
+            "timeout",
+            "connect_timeout",
+            "allow_private",
+            "fresh_for",
+            "keep_for",
+        ],
+    ),
     shape(
         &["worker"],
         &[

@@ -33,6 +33,9 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// The cache.
     pub cache: CacheSettings,
+    /// How URLs are fetched for jobs.
+    #[cfg(feature = "fetch")]
+    pub fetch: super::fetch::FetchSettings,
     /// The worker daemon.
     pub worker: WorkerSettings,
     /// Defaults of every job.

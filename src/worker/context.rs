@@ -12,6 +12,7 @@ use apalis_core::task::from_request::FromRequest;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::Remember;
 use crate::queue::held::RunningAttempt;
 use crate::queue::{JobId, JobProgress};
 
@@ -106,6 +107,61 @@ impl JobContext {
     /// the latest is written now and then, and at the end.
     pub fn progress(&self, done: u64, total: u64) {
         self.running.report(JobProgress { done, total });
+    }
+
+    /// Says that the result which the handler is about to return is fresh for `fresh`, and stale for `stale` after that,
+    /// whatever [`Job::memo`](crate::Job::memo) says of it; the memo's jitter holds. It is for handlers that learn only
+    /// from what they compute how long that is good. What is said last counts; of a job without a memo nothing is
+    /// remembered all the same.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+    /// use larder::cache::Memo;
+    /// use larder::worker::WorkerOptions;
+    /// use larder::{Job, JobContext, JobError, Worker};
+    /// use serde::{Deserialize, Serialize};
+    /// use std::time::Duration;
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Token {}
+    ///
+    /// impl Job for Token {
+    ///     const NAME: &'static str = "token";
+    ///     type Output = String;
+    ///
+    ///     fn memo(&self) -> Option<Memo> {
+    ///         Some(Memo::new("token"))
+    ///     }
+    /// }
+    ///
+    /// async fn token(_: Token, cx: JobContext) -> Result<String, JobError> {
+    ///     let (token, seconds) = ("t0ken", 600); // as whoever issues it says
+    ///     cx.remember_for(Duration::from_secs(seconds), Duration::ZERO);
+    ///     Ok(token.to_owned())
+    /// }
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let url = &format!("sqlite://{}", directory.path().join("jobs.db").display());
+    /// let mut once = WorkerOptions::default();
+    /// once.once = true;
+    /// let worker = Worker::connect(url).await?.options(once).register(token);
+    /// worker.queue().enqueue(&Token {}).await?;
+    /// let cache = worker.cache().clone();
+    /// worker.run_until(std::future::pending()).await?;
+    ///
+    /// let left = cache.cached::<String>("token").expires_at().await?.unwrap() - chrono::Utc::now();
+    /// assert!((595..=600).contains(&left.num_seconds()));
+    /// # Ok::<(), larder::Error>(()) }).unwrap();
+    /// ```
+    pub fn remember_for(&self, fresh: Duration, stale: Duration) {
+        self.running.remember(Remember::For { fresh, stale });
+    }
+
+    /// Says that the result which the handler is about to return is its job's alone: whatever
+    /// [`Job::memo`](crate::Job::memo) says, it is not remembered, and what was remembered before it is no more. Those
+    /// who wait for this job have its result; whoever calls later, another job's.
+    pub fn do_not_remember(&self) {
+        self.running.remember(Remember::Not);
     }
 }
 

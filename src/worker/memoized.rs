@@ -81,7 +81,10 @@ async fn remembered(
         if now.is_none_or(|now| now.key() != memo.key()) {
             return Ok(result);
         }
-        match computation.keep(&result, &made_by).await {
+        match computation
+            .keep(&result, running.take_remember(), &made_by)
+            .await
+        {
             Ok(true) => return Ok(result),
             Ok(false) if again < AGAIN && !running.cancellation.is_cancelled() => {
                 again += 1;

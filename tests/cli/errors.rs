@@ -28,7 +28,7 @@ both_engines! {
             (&["worker", "--queues", "a,,b"], &["--queues", "empty"]),
             (&["worker", "--shutdown-timeout", "-1s"], &["--shutdown-timeout", "negative"]),
             (&["worker", "--http", ":1"], &["--http", "worker --help"]),
-            (&["enqueue", "nope"], &["\"nope\"", "clear_expired, file_digest, prune_jobs"]),
+            (&["enqueue", "nope"], &["\"nope\"", "clear_expired, fetch_url, file_digest, prune_jobs"]),
             (&["enqueue", "file_digest"], &["\"file_digest\"", "path"]),
             (&["enqueue", "clear_expired", "{\"a\":1}"], &["\"clear_expired\"", "`a`"]),
             (&["enqueue", "clear_expired", "nonsense"], &["not JSON", "\"clear_expired\""]),
@@ -203,5 +203,5 @@ fn a_variable_that_means_nothing_is_a_warning() {
     let mut command = home.larder();
     command.env("LARDER_PORT", "1").env("RUST_LOG", "error");
     crate::support::Ended::of(command.args(["jobs", "names"]))
-        .prints("clear_expired\nfile_digest\nprune_jobs\nrun_command\n");
+        .prints("clear_expired\nfetch_url\nfile_digest\nprune_jobs\nrun_command\n");
 }

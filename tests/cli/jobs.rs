@@ -231,10 +231,16 @@ both_engines! {
 fn names_are_those_of_the_binary_and_open_no_database() {
     let home = Home::sqlite();
     home.run(&["jobs", "names"])
-        .prints("clear_expired\nfile_digest\nprune_jobs\nrun_command\n");
+        .prints("clear_expired\nfetch_url\nfile_digest\nprune_jobs\nrun_command\n");
     assert_eq!(
         home.json(&["jobs", "names"]),
-        serde_json::json!(["clear_expired", "file_digest", "prune_jobs", "run_command"])
+        serde_json::json!([
+            "clear_expired",
+            "fetch_url",
+            "file_digest",
+            "prune_jobs",
+            "run_command"
+        ])
     );
     assert!(!home.path("test.db").exists());
 }

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod enqueue;
 mod errors;
+mod fetch;
 mod jobs;
 mod migrate;
 mod own;

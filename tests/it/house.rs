@@ -13,6 +13,7 @@ const RANKS: &[(&str, u8)] = &[
     ("database", 2),
     ("cache", 3),
     ("command", 3),
+    ("fetch", 3),
     ("queue", 3),
     ("schedule", 3),
     ("call", 4),

@@ -46,6 +46,8 @@ mod drain;
 mod enqueue;
 #[cfg(feature = "worker")]
 mod failure;
+#[cfg(feature = "fetch")]
+mod fetch;
 #[cfg(feature = "worker")]
 mod half_open;
 #[cfg(feature = "worker")]
@@ -64,6 +66,8 @@ mod plans_queue;
 mod progress;
 #[cfg(feature = "worker")]
 mod proxy;
+#[cfg(feature = "worker")]
+mod remember;
 #[cfg(feature = "worker")]
 mod retention;
 #[cfg(feature = "worker")]

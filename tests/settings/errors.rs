@@ -66,7 +66,7 @@ fn an_unknown_key_or_section_is_an_error_with_the_nearest_right_one() {
         ),
         (
             "[xyz]",
-            "unknown section `xyz` in larder.toml:1: expected one of database, cache, worker, jobs, queues, schedule",
+            "unknown section `xyz` in larder.toml:1: expected one of database, cache, fetch, worker, jobs, queues, schedule",
         ),
         (
             "\"a\\nb\" = 1",

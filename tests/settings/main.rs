@@ -1,5 +1,5 @@
 //! `larder.toml`, the environment and the defaults, as a user of the library sees them.
-#![cfg(feature = "worker")]
+#![cfg(feature = "fetch")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::time::Duration;
 mod commands;
 mod environment;
 mod errors;
+mod fetch;
 mod output;
 
 use larder::settings::{

@@ -8,6 +8,7 @@ use crate::cli::Given;
 use crate::cli::{schedule, supervise};
 use crate::command::Commands;
 use crate::error::Result;
+use crate::fetch::Fetcher;
 use crate::queue::QueueTable;
 use crate::schedule::ScheduleEntry;
 use crate::settings::{LiveSettings, Loaded, Settings, Watch, process_environment};
@@ -16,7 +17,7 @@ use crate::worker::Handlers;
 /// A change is taken when it is seen for the second time, within about a second.
 const LOOK: Duration = Duration::from_millis(500);
 /// The sections whose changes take effect in a worker at work.
-const LIVE: &[&str] = &["schedule", "queues", "commands"];
+const LIVE: &[&str] = &["schedule", "queues", "commands", "fetch"];
 
 pub(super) struct Reload {
     watch: Watch,
@@ -28,6 +29,7 @@ pub(super) struct Reload {
     schedule: watch::Sender<Vec<ScheduleEntry>>,
     queues: watch::Sender<QueueTable>,
     commands: Commands,
+    fetcher: Fetcher,
     fault: Option<String>,
     told: Vec<String>,
 }
@@ -46,6 +48,7 @@ impl Reload {
             schedule: watch::Sender::new(entries),
             queues: watch::Sender::new(table(&loaded.settings)),
             commands: supervise::commands(&loaded.settings),
+            fetcher: Fetcher::new(loaded.settings.fetch.options()),
             fault: None,
             told: Vec::new(),
         })
@@ -65,6 +68,10 @@ impl Reload {
 
     pub(super) fn commands(&self) -> Commands {
         self.commands.clone()
+    }
+
+    pub(super) fn fetcher(&self) -> Fetcher {
+        self.fetcher.clone()
     }
 
     /// Looks at the file again and again.
@@ -122,6 +129,10 @@ impl Reload {
         if before.commands != settings.commands {
             self.commands.replace(settings.commands());
             tracing::info!("the commands have changed");
+        }
+        if before.fetch != settings.fetch {
+            self.fetcher.replace(settings.fetch.options());
+            tracing::info!("what may be fetched has changed");
         }
         if before.queues != settings.queues {
             self.queues.send_replace(table(&settings));
