@@ -623,6 +623,12 @@ statements! {
     // As many rows as the fleet has slots, at the most.
     JobRunning: "SELECT job.limit_key, COUNT(*), MIN(job.max_running) FROM {job} AS job \
         WHERE job.status = 'running' AND job.queue = $1 GROUP BY job.limit_key";
+    // The commonest outcome, with its columns read once: id, attempt, result.
+    JobDone: "WITH e AS MATERIALIZED (SELECT {uuid:e.value->>0} AS id, CAST(e.value->>1 AS integer) AS attempt, \
+        e.value->>2 AS result FROM {each:$1} AS e) \
+        UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:e.result}, error = NULL, finished_at = $3 \
+        FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id \
+        AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = e.attempt";
     // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error, progress.
     JobFinish: concat!("UPDATE {job} AS job SET status = ", ends!(status), ", due = FALSE, \
         run_at = CASE WHEN ", ends!(again), " THEN {time:e.value->>3} ELSE job.run_at END, \

@@ -74,7 +74,7 @@ fn no_name_of_a_schema_breaks_out_of_its_quotes() {
 fn types(name: &str) -> Vec<PgTypeInfo> {
     let names: &[&'static str] = match name {
         "JobList" | "JobEnded" | "JobUnended" => &["text", "text", "text"],
-        "JobFinish" | "JobRelease" | "AttemptKeep" => &["json", "uuid", "timestamptz"],
+        "JobDone" | "JobFinish" | "JobRelease" | "AttemptKeep" => &["json", "uuid", "timestamptz"],
         "JobRescue" | "JobCancel" | "JobRetry" => &["json", "timestamptz", "text"],
         "AttemptLose" => &["timestamptz", "timestamptz", "text"],
         _ => &[],

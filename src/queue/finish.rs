@@ -156,12 +156,19 @@ impl Finisher {
     }
 
     async fn try_write(&self, batch: &[Finished]) -> Result<()> {
-        let (mut done, mut failed, mut released) =
-            (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
+        let (mut done, mut reported, mut failed, mut released) = (
+            Vec::with_capacity(batch.len()),
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+        );
         for finished in batch {
             let row = finished.row();
-            match finished.outcome {
-                Outcome::Done { .. } => done.push(row),
+            match &finished.outcome {
+                Outcome::Done { result } if finished.progress.is_none() => {
+                    done.push((finished.id, finished.attempt, result.as_str()));
+                }
+                Outcome::Done { .. } => reported.push(row),
                 Outcome::Released => released.push((finished.id, finished.attempt)),
                 Outcome::Retry { .. } | Outcome::Dead { .. } | Outcome::Cancelled { .. } => {
                     failed.push(row);
@@ -171,10 +178,14 @@ impl Finisher {
         // In the order in which others lock many rows, and each kind by itself: one transaction for all would hold the
         // failed ones, which it locks first, while it waits for one that is done and comes before them.
         done.sort_unstable_by_key(|row| row.0);
+        reported.sort_unstable_by_key(|row| row.0);
         failed.sort_unstable_by_key(|row| row.0);
         released.sort_unstable();
         if !done.is_empty() {
-            self.write_ended(&done, &[]).await?;
+            self.update(Sql::JobDone, &batch_of(&done)?).await?;
+        }
+        if !reported.is_empty() {
+            self.update(Sql::JobFinish, &batch_of(&reported)?).await?;
         }
         if !failed.is_empty() {
             self.write_ended(&failed, &failed).await?;
@@ -185,26 +196,28 @@ impl Finisher {
         Ok(())
     }
 
-    /// Writes how attempts `ended`. Those that `failed` are kept; where there are none, which is what matters for
-    /// speed, one statement does it all.
+    /// Writes outcomes in one statement.
+    async fn update(&self, statement: Sql, batch: &JsonText) -> Result<()> {
+        let now = self.database.clock().now();
+        let mut connection = self.database.write().await?;
+        let began = Instant::now();
+        let mut tx = connection.tx();
+        query!(
+            self.database,
+            tx,
+            execute,
+            statement,
+            batch,
+            self.worker,
+            now
+        )?;
+        let took = began.elapsed();
+        self.database.replan_if_slow(&mut connection, took).await
+    }
+
+    /// Writes how attempts `ended`, and keeps those that `failed`.
     async fn write_ended(&self, ended: &[Row<'_>], failed: &[Row<'_>]) -> Result<()> {
         let now = self.database.clock().now();
-        if failed.is_empty() {
-            let mut connection = self.database.write().await?;
-            let began = Instant::now();
-            let mut tx = connection.tx();
-            query!(
-                self.database,
-                tx,
-                execute,
-                Sql::JobFinish,
-                batch_of(ended)?,
-                self.worker,
-                now
-            )?;
-            let took = began.elapsed();
-            return self.database.replan_if_slow(&mut connection, took).await;
-        }
         let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
         query!(

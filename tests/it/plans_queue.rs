@@ -31,7 +31,7 @@ const PRIMARY: &str = "primary key";
 /// The primary key of the attempts that are kept.
 const ATTEMPTS: &str = "attempts' primary key";
 
-const STATEMENTS: [Statement; 28] = [
+const STATEMENTS: [Statement; 29] = [
     (
         "JobFetch",
         &[
@@ -83,6 +83,7 @@ const STATEMENTS: [Statement; 28] = [
     ),
     ("JobNextWaiting", &[], &["job_waiting"]),
     ("JobMakeDue", &[NOW], &["job_waiting", PRIMARY]),
+    ("JobDone", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
     ("JobFinish", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
     ("JobRelease", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
     ("JobHeld", &[("uuid", ID)], &["job_running"]),
