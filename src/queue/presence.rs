@@ -46,7 +46,7 @@ impl Presence {
             &names,
             now
         )?;
-        self.pulse.beaten(sent);
+        self.pulse.beaten(sent, Instant::now());
         Ok(())
     }
 

@@ -36,10 +36,11 @@ impl Pulse {
         }
     }
 
-    /// The database has taken a heartbeat that was sent at `sent`.
-    pub(super) fn beaten(&self, sent: Instant) {
+    /// The database has taken a heartbeat that was sent at `sent`, and has said so at `taken`. Until then the one before
+    /// may have been all that others knew of.
+    pub(super) fn beaten(&self, sent: Instant, taken: Instant) {
         let mut beats = self.lock();
-        if self.is_silence(beats.last, sent) {
+        if self.is_silence(beats.last, taken) {
             beats.life = Life(beats.life.0 + 1);
         }
         beats.last = sent;
@@ -83,15 +84,30 @@ mod tests {
         let at = |seconds| began + Duration::from_secs(seconds);
         let pulse = Pulse::new(rescue_after, began);
         let life = pulse.life(began);
-        pulse.beaten(at(29));
+        pulse.beaten(at(29), at(29));
         assert_eq!(pulse.life(at(58)), life);
         assert_eq!(pulse.life(at(59)), None, "silent for 30 s");
 
         // The heartbeat that comes at last gives back no claim from before the silence.
-        pulse.beaten(at(60));
+        pulse.beaten(at(60), at(60));
         let next = pulse.life(at(60));
         assert!(next.is_some() && next != life);
         assert!(next.is_some_and(|next| pulse.holds(next, at(61))));
         assert!(life.is_some_and(|life| !pulse.holds(life, at(61))));
+    }
+
+    #[test]
+    fn a_heartbeat_that_was_under_way_for_long_ends_a_silence_when_it_is_taken() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let pulse = Pulse::new(Duration::from_secs(30), began);
+        let life = pulse.life(began);
+        pulse.beaten(at(5), at(31));
+        let next = pulse.life(at(31));
+        assert!(
+            next.is_some() && next != life,
+            "others saw nothing for 31 s"
+        );
+        assert_eq!(pulse.life(at(35)), None, "it was sent 30 s ago");
     }
 }

@@ -1,6 +1,7 @@
 //! Several processes on one database. Each is this test's own binary, run again with a role to play.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -189,10 +190,17 @@ async fn hold(cache: Cache) -> String {
 async fn stop(database: Database) -> String {
     let mut options = crate::work::lively();
     (options.rescue_after, options.once) = (SHORT_RESCUE, true);
+    // Seldom: whoever is stopped in the middle of a write keeps SQLite's lock.
+    options.heartbeat = SHORT_RESCUE / 2;
     let handler = async |job: Probe| {
         // Nothing here lets another job begin meanwhile.
         if leave_a_line(&job) == 1 {
             signal("STOP", std::process::id());
+            // Each thread stops by itself, this one perhaps a little later.
+            let go_on = PathBuf::from(job.value["go_on"].as_str().unwrap());
+            while !go_on.exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         Ok::<_, JobError>(job.value)
     };
@@ -342,9 +350,9 @@ both_engines! {
 
     async fn a_worker_that_stood_still_begins_nothing_that_others_rescued(db) {
         let queue = Queue::new(ticking(db).await);
-        let file = db.path().join("begun");
+        let (file, go_on) = (db.path().join("begun"), db.path().join("go on"));
         let jobs = (0..2).map(|number| {
-            NewJob::new(&probe(serde_json::json!({ "file": file, "number": number })))
+            NewJob::new(&probe(serde_json::json!({ "file": file, "go_on": go_on, "number": number })))
         });
         let jobs = queue.enqueue_many(jobs).await.unwrap();
         let mut stopped = start(db, "stop", 0);
@@ -364,6 +372,7 @@ both_engines! {
             assert_eq!(becomes(&queue, job.id, JobStatus::Done).await.attempt, 2);
         }
         let process = stopped.id().unwrap();
+        std::fs::write(&go_on, "").unwrap();
         signal("CONT", process);
         let ended = tokio::time::timeout(DEADLINE, stopped.wait()).await.unwrap().unwrap();
         assert!(ended.success());
