@@ -305,8 +305,13 @@ impl Plan {
             from.saturating_add(TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX))
         };
         let stale_at = self.fresh_for.map(|fresh| {
-            let share = 1.0 - self.jitter * chance;
-            after(now, fresh.mul_f64(share.clamp(0.0, 1.0)))
+            let share = (1.0 - self.jitter * chance).clamp(0.0, 1.0);
+            // Nearly for ever by nearly 1 may come to more than there is.
+            let shortened = Duration::try_from_secs_f64(fresh.as_secs_f64() * share);
+            after(
+                now,
+                shortened.map_or(fresh, |shortened| shortened.min(fresh)),
+            )
         });
         Freshness {
             stale_at,

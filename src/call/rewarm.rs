@@ -144,7 +144,8 @@ impl Rewarming<'_> {
     ) -> Result<Rewarmed> {
         let keys: Vec<String> = keys.into_iter().map(Into::into).collect();
         let mut tx = self.larder.cache.database().own(tx)?;
-        let (items, remakes) = self.larder.cache.delete_remade_in(&mut tx, &keys).await?;
+        let (items, mut remakes) = self.larder.cache.delete_remade_in(&mut tx, &keys).await?;
+        remakes.retain(can_be_made);
         let jobs = self.enqueue(&mut tx, &remakes).await?;
         Ok(Rewarmed { items, jobs })
     }
@@ -155,6 +156,7 @@ impl Rewarming<'_> {
         let items = cache
             .all_tag_pages_in(tx.reborrow(), tag, what, Some(&mut remakes))
             .await?;
+        remakes.retain(can_be_made);
         let jobs = self.enqueue(&mut tx, &remakes).await?;
         if matches!(what, What::MarkStale) {
             for (enqueued, (key, remake)) in jobs.iter().zip(by_cost(&remakes)) {
@@ -184,14 +186,13 @@ impl Rewarming<'_> {
         Ok(jobs)
     }
 
-    /// Whether the job that was joined runs, and may have kept its result before the invalidation: then it holds the
-    /// unique key, and makes nothing anew.
+    /// Whether the job that was joined runs, and may have kept its result before the invalidation, or is cancelled and
+    /// will not run once more for it: then it holds the unique key, and makes nothing anew.
     async fn is_too_late(&self, tx: &mut Tx<'_>, joined: JobId, remake: &Remake) -> Result<bool> {
-        if remake.computing == Some(joined) {
-            return Ok(false);
-        }
         let job = self.larder.queue.get_in(tx.reborrow(), joined).await?;
-        Ok(job.is_some_and(|job| job.status == JobStatus::Running))
+        let running = job.filter(|job| job.status == JobStatus::Running);
+        Ok(running
+            .is_some_and(|job| job.cancelled_at.is_some() || remake.computing != Some(joined)))
     }
 }
 
@@ -199,6 +200,15 @@ fn by_cost(remakes: &Remakes) -> Vec<(&String, &Remake)> {
     let mut ordered: Vec<_> = remakes.iter().collect();
     ordered.sort_by_key(|(_, remake)| remake.cost);
     ordered
+}
+
+/// A row that nobody can read keeps nobody from invalidating it.
+fn can_be_made(key: &String, remake: &mut Remake) -> bool {
+    let job = job(remake);
+    if let Err(error) = &job {
+        tracing::warn!(key, %error, "an item is not made anew");
+    }
+    job.is_ok()
 }
 
 fn job(remake: &Remake) -> Result<NewJob> {

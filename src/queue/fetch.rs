@@ -12,7 +12,7 @@ use super::backend::{Claimed, JobBackend, Slot};
 use super::finish;
 use super::held::Held;
 use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
-use super::pulse::{Life, Pulse};
+use super::pulse::{Life, Moment, Pulse};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
@@ -148,7 +148,7 @@ impl Fetcher {
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
         let mut audit_at = Instant::now() + audit_interval;
         while !self.stop.is_cancelled() {
-            let Some(life) = self.pulse.life(Instant::now()) else {
+            let Some(life) = self.pulse.life(Moment::now()) else {
                 // What a silent worker claims may be taken for a dead one's at once.
                 tokio::select! {
                     () = self.stop.cancelled() => return,
@@ -312,7 +312,7 @@ impl Fetcher {
         let rows: Vec<(String, bool)> =
             query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
         let took = began.elapsed();
-        self.database.replan_if_slow(&mut connection, took).await?;
+        let _ = self.database.replan_if_slow(&mut connection, took).await;
         let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
         for (queue, keyed) in rows {
             let ready = queues.entry(queue).or_default();

@@ -124,7 +124,13 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.held.lock().remove(&self.attempt);
+        // One that was given back may have been claimed again under its number.
+        let mut attempts = self.held.lock();
+        if let Some(running) = attempts.get(&self.attempt)
+            && Arc::ptr_eq(running, &self.running)
+        {
+            attempts.remove(&self.attempt);
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! A worker's presence in the database: its heartbeat, and the rescue of jobs whose worker fell silent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::held::Attempt;
-use super::pulse::Pulse;
+use super::pulse::{Moment, Pulse};
 use super::{JobId, Queue, to_delta};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, Tx, query};
@@ -31,7 +31,7 @@ impl Presence {
     pub(crate) async fn beat(&self) -> Result<()> {
         let names = JsonText(serde_json::json!(self.names).to_string());
         let process = i32::try_from(std::process::id()).unwrap_or(0);
-        let (sent, now) = (Instant::now(), self.database.clock().now());
+        let (sent, now) = (Moment::now(), self.database.clock().now());
         let mut connection = self.database.write().await?;
         let mut tx = connection.tx();
         query!(
@@ -46,7 +46,7 @@ impl Presence {
             &names,
             now
         )?;
-        self.pulse.beaten(sent, Instant::now());
+        self.pulse.beaten(sent, Moment::now());
         Ok(())
     }
 

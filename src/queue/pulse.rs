@@ -2,11 +2,33 @@
 //! stopped or that the database did not take its heartbeat, must take them for rescued, and begin none of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
-/// The worker's heartbeats, by the monotonic clock of its machine.
+/// An instant by both clocks of the machine: the monotonic one may stand still while the machine sleeps, and the other may
+/// be set back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    fn since(self, earlier: Self) -> Duration {
+        let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
+        wall.max(self.monotonic.saturating_duration_since(earlier.monotonic))
+    }
+}
+
+/// The worker's heartbeats.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     rescue_after: Duration,
@@ -16,7 +38,7 @@ pub(crate) struct Pulse {
 
 #[derive(Debug)]
 struct Beats {
-    last: Instant,
+    last: Moment,
     life: Life,
 }
 
@@ -25,7 +47,7 @@ struct Beats {
 pub(crate) struct Life(u64);
 
 impl Pulse {
-    pub(crate) fn new(rescue_after: Duration, now: Instant) -> Self {
+    pub(crate) fn new(rescue_after: Duration, now: Moment) -> Self {
         Self {
             rescue_after,
             beats: Mutex::new(Beats {
@@ -38,7 +60,7 @@ impl Pulse {
 
     /// The database has taken a heartbeat that was sent at `sent`, and has said so at `taken`. Until then the one before
     /// may have been all that others knew of.
-    pub(super) fn beaten(&self, sent: Instant, taken: Instant) {
+    pub(super) fn beaten(&self, sent: Moment, taken: Moment) {
         let mut beats = self.lock();
         if self.is_silence(beats.last, taken) {
             beats.life = Life(beats.life.0 + 1);
@@ -49,13 +71,13 @@ impl Pulse {
     }
 
     /// The life that a claim made now belongs to; none while the worker is silent.
-    pub(super) fn life(&self, now: Instant) -> Option<Life> {
+    pub(super) fn life(&self, now: Moment) -> Option<Life> {
         let beats = self.lock();
         (!self.is_silence(beats.last, now)).then_some(beats.life)
     }
 
     /// Whether nobody can have rescued what was claimed in `life`.
-    pub(crate) fn holds(&self, life: Life, now: Instant) -> bool {
+    pub(crate) fn holds(&self, life: Life, now: Moment) -> bool {
         self.life(now) == Some(life)
     }
 
@@ -64,8 +86,8 @@ impl Pulse {
         self.beaten.notified().await;
     }
 
-    fn is_silence(&self, from: Instant, until: Instant) -> bool {
-        until.saturating_duration_since(from) >= self.rescue_after
+    fn is_silence(&self, from: Moment, until: Moment) -> bool {
+        until.since(from) >= self.rescue_after
     }
 
     fn lock(&self) -> MutexGuard<'_, Beats> {
@@ -77,11 +99,19 @@ impl Pulse {
 mod tests {
     use super::*;
 
+    fn later(began: Moment, seconds: u64) -> Moment {
+        let seconds = Duration::from_secs(seconds);
+        Moment {
+            monotonic: began.monotonic + seconds,
+            wall: began.wall + seconds,
+        }
+    }
+
     #[test]
     fn a_claim_holds_until_its_worker_was_silent_for_rescue_after() {
         let rescue_after = Duration::from_secs(30);
-        let began = Instant::now();
-        let at = |seconds| began + Duration::from_secs(seconds);
+        let began = Moment::now();
+        let at = |seconds| later(began, seconds);
         let pulse = Pulse::new(rescue_after, began);
         let life = pulse.life(began);
         pulse.beaten(at(29), at(29));
@@ -98,8 +128,8 @@ mod tests {
 
     #[test]
     fn a_heartbeat_that_was_under_way_for_long_ends_a_silence_when_it_is_taken() {
-        let began = Instant::now();
-        let at = |seconds| began + Duration::from_secs(seconds);
+        let began = Moment::now();
+        let at = |seconds| later(began, seconds);
         let pulse = Pulse::new(Duration::from_secs(30), began);
         let life = pulse.life(began);
         pulse.beaten(at(5), at(31));
@@ -109,5 +139,21 @@ mod tests {
             "others saw nothing for 31 s"
         );
         assert_eq!(pulse.life(at(35)), None, "it was sent 30 s ago");
+    }
+
+    #[test]
+    fn a_machine_that_slept_was_silent() {
+        let began = Moment::now();
+        let pulse = Pulse::new(Duration::from_secs(30), began);
+        let slept = Moment {
+            wall: began.wall + Duration::from_secs(30),
+            ..began
+        };
+        assert_eq!(pulse.life(slept), None);
+        let set_back = Moment {
+            wall: began.wall - Duration::from_secs(3600),
+            ..later(began, 1)
+        };
+        assert!(pulse.life(set_back).is_some());
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome};
 use crate::queue::held::RunningAttempt;
-use crate::queue::pulse::Pulse;
+use crate::queue::pulse::{Moment, Pulse};
 use crate::queue::{Backoff, stored_error, to_delta};
 
 tokio::task_local! {
@@ -87,7 +87,7 @@ impl Dispatch {
                 let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
                 // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
                 let begin = async move {
-                    if !pulse.holds(life, Instant::now()) {
+                    if !pulse.holds(life, Moment::now()) {
                         return None;
                     }
                     Some(attempt.await)

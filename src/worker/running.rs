@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
 use tokio::runtime::Handle;
@@ -22,7 +22,7 @@ use crate::queue::fetch::{FetchOptions, Fetcher};
 use crate::queue::finish::Finisher;
 use crate::queue::held::Held;
 use crate::queue::presence::Presence;
-use crate::queue::pulse::Pulse;
+use crate::queue::pulse::{Moment, Pulse};
 use crate::schedule::Scheduler;
 
 /// More than the tasks that use them, so that some may be lost to a cut network for a while.
@@ -76,7 +76,7 @@ impl Running {
         let queue = queue.over(&database);
         let id = JobId(Uuid::now_v7());
         let names = handlers.names();
-        let pulse = Arc::new(Pulse::new(options.rescue_after, Instant::now()));
+        let pulse = Arc::new(Pulse::new(options.rescue_after, Moment::now()));
         let presence = Arc::new(Presence {
             database: callers.apart(1),
             worker: id,

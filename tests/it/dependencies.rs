@@ -200,6 +200,18 @@ both_engines! {
         assert_eq!(live(&cache).await, ["built", "source"]);
     }
 
+    async fn keys_that_are_set_together_are_all_there_though_one_was_built_from_another(db) {
+        let cache = db.cache().await;
+        for (source, built) in [("a", "b"), ("b", "a")] {
+            cache.clear_all().await.unwrap();
+            cache.set(source, &1).await.unwrap();
+            build(&cache, built, &[source]).await;
+            build(&cache, "far", &[built]).await;
+            cache.set_many([("a", 2), ("b", 2)], NEVER).await.unwrap();
+            assert_eq!(live(&cache).await, ["a", "b"]);
+        }
+    }
+
     async fn namespaces_depend_on_nothing_of_each_other(db) {
         let cache = db.cache().await;
         let tenant = cache.namespace("tenant").unwrap();

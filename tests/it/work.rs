@@ -169,13 +169,18 @@ pub(crate) async fn count(queue: &Queue, status: JobStatus) -> i64 {
 
 /// No job can be said to be done or dead until [`let_outcomes`]: workers try on, as they do while a database is away.
 pub(crate) async fn hold_outcomes(db: &TestDatabase) {
+    // What is refused for good leaves its job dead. That is refused to the end, lest it come through when all else does.
     db.execute(if db.is_sqlite() {
         "CREATE TRIGGER held BEFORE UPDATE ON job WHEN NEW.status IN ('done', 'dead') \
+         BEGIN SELECT RAISE(ABORT, 'held'); END; \
+         CREATE TRIGGER never BEFORE UPDATE ON job WHEN NEW.error LIKE 'its outcome could not be stored%' \
          BEGIN SELECT RAISE(ABORT, 'held'); END"
     } else {
         "CREATE FUNCTION {}held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'held'; END $$; \
          CREATE TRIGGER held BEFORE UPDATE ON {}job FOR EACH ROW WHEN (NEW.status IN ('done', 'dead')) \
-         EXECUTE FUNCTION {}held()"
+         EXECUTE FUNCTION {}held(); \
+         CREATE TRIGGER never BEFORE UPDATE ON {}job FOR EACH ROW \
+         WHEN (NEW.error LIKE 'its outcome could not be stored%') EXECUTE FUNCTION {}held()"
     })
     .await;
 }
