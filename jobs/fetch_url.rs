@@ -32,7 +32,7 @@ pub struct FetchUrl {
     /// The URL, of http or https.
     pub url: String,
     /// Headers of the request, by their names. They reach the URL's own host alone, but for `Accept`,
-    /// `Accept-Language` and `User-Agent`.
+    /// `Accept-Language` and `User-Agent`. The payload is kept with its job, and with what is remembered of it, as it is.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
 }
