@@ -1,9 +1,11 @@
 //! [`Cache`]: operations on keys. [`Cached`] is the handle of one key.
 
+mod batch;
 mod cached;
 mod clear;
 mod expiration;
 mod flight;
+mod hit;
 pub(crate) mod lease;
 mod limits;
 pub(crate) mod links;
@@ -32,10 +34,11 @@ use futures::{Stream, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use batch::{Place, Write};
 pub use cached::Cached;
 pub use expiration::Expiration;
-use limits::check_prefix;
 pub(crate) use limits::{check_depth, check_text, decode};
+use limits::{check_key, check_prefix, encode};
 pub use memo::Memo;
 pub(crate) use memo::unique_key;
 pub use memoize::Memoize;
@@ -84,6 +87,7 @@ pub struct Cache {
     lease: Duration,
     flights: Arc<flight::Flights>,
     ears: Arc<waits::Ears>,
+    calls: Arc<batch::Calls>,
 }
 
 /// The time that a live item has left.
@@ -169,6 +173,7 @@ impl Cache {
             lease: Self::DEFAULT_LEASE,
             flights: Arc::default(),
             ears: Arc::default(),
+            calls: Arc::default(),
         }
     }
 
@@ -218,6 +223,20 @@ impl Cache {
         self.database.clock().now()
     }
 
+    fn place(&self) -> Place {
+        Place {
+            database: self.database.clone(),
+            namespace: self.namespace.clone(),
+        }
+    }
+
+    /// The deadline of a live item, and the instant at which it was live.
+    async fn deadline(&self, key: &str) -> Result<(Option<Option<Timestamp>>, Timestamp)> {
+        check_key(key)?;
+        let (found, now) = self.calls.deadlines.read(self, key).await?;
+        Ok((found.map(|(deadline,)| deadline), now))
+    }
+
     /// The handle of one key.
     #[must_use]
     pub fn cached<T>(&self, key: impl Into<String>) -> Cached<T> {
@@ -229,7 +248,13 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid, the stored value does not fit `T`, or the database fails.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        self.get_in(self.database.read().await?.tx(), key).await
+        check_key(key)?;
+        let (found, _) = self.calls.gets.read(self, key).await?;
+        match found {
+            Some((Some(text),)) => decode(key, &text.0).map(Some),
+            Some((None,)) => self.get_in(self.database.read().await?.tx(), key).await,
+            None => Ok(None),
+        }
     }
 
     /// The values of those of `keys` that have a live item, in one statement.
@@ -264,8 +289,16 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
-        self.set_in(self.database.write().await?.tx(), key, value, expiration)
-            .await
+        let text = encode(key, value, self.max_value_bytes)?;
+        let deadline = expiration.into().deadline(self.now())?;
+        let write = Write::Set {
+            key: key.to_owned(),
+            text,
+            at: deadline.at,
+            keep: deadline.keep,
+        };
+        self.calls.writes.ask(&self.place(), write).await?;
+        Ok(())
     }
 
     /// Stores many items until `expiration`, all or none. Where a key comes twice, the last wins.
@@ -342,8 +375,12 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid or the database fails.
     pub async fn delete(&self, key: &str) -> Result<bool> {
-        let mut connection = self.database.write().await?;
-        Ok(self.delete_row(&mut connection.tx(), key).await? == Some(false))
+        check_key(key)?;
+        let key = key.to_owned();
+        self.calls
+            .writes
+            .ask(&self.place(), Write::Delete { key })
+            .await
     }
 
     /// Deletes many items in one statement, and returns how many rows there were, live or not.
@@ -365,7 +402,7 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid or the database fails.
     pub async fn exists(&self, key: &str) -> Result<bool> {
-        self.exists_in(self.database.read().await?.tx(), key).await
+        Ok(self.deadline(key).await?.0.is_some())
     }
 
     /// Gives a live item another deadline without rewriting its value, and returns whether there was one.
@@ -421,7 +458,8 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid or the database fails.
     pub async fn ttl(&self, key: &str) -> Result<Option<Ttl>> {
-        self.ttl_in(self.database.read().await?.tx(), key).await
+        let (deadline, now) = self.deadline(key).await?;
+        Ok(deadline.map(|at| read::ttl(at, now)))
     }
 
     /// What a live item carries beside its value.

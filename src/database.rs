@@ -6,6 +6,7 @@ mod alone;
 #[cfg(feature = "worker")]
 mod answer;
 mod connect;
+mod here;
 mod migrate;
 mod redact;
 #[cfg(feature = "worker")]
@@ -22,15 +23,17 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use alone::Alone;
 pub use connect::DatabaseOptions;
+pub(crate) use here::{Bind, HereRow};
 pub use migrate::{MigrationStatus, SchemaPolicy};
 pub use redact::redact_url;
 pub use sql::Engine;
 pub(crate) use sql::Sql;
 pub use types::Id;
-pub(crate) use types::JsonText;
+pub(crate) use types::{JsonText, Keys};
 #[cfg(feature = "worker")]
 pub(crate) use wakeups::Wakeup;
 
@@ -64,9 +67,15 @@ enum Pool {
         read: SqlitePool,
         write: SqlitePool,
         in_memory: bool,
+        /// Who writes, by the pool or on their own thread. None where one connection is everybody's.
+        turn: Option<Arc<Mutex<()>>>,
+        here: Option<Arc<here::Here>>,
     },
     Postgres(PgPool),
 }
+
+/// The right to write, among the callers of this process.
+pub(crate) type Turn = OwnedMutexGuard<()>;
 
 /// A connection of either engine, borrowed: what every `_in` operation runs on.
 ///
@@ -144,7 +153,7 @@ pub struct Transaction {
 
 #[derive(Debug)]
 enum OwnedTransaction {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(sqlx::Transaction<'static, Sqlite>, Option<Turn>),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
@@ -168,7 +177,7 @@ impl Transaction {
     /// As [`Transaction::commit`].
     pub(crate) async fn commit_quietly(self) -> Result<()> {
         match self.inner {
-            OwnedTransaction::Sqlite(tx) => tx.commit().await?,
+            OwnedTransaction::Sqlite(tx, _turn) => tx.commit().await?,
             OwnedTransaction::Postgres(tx) => tx.commit().await?,
         }
         Ok(())
@@ -180,7 +189,7 @@ impl Transaction {
     /// Where the database fails; nothing of it is kept all the same.
     pub async fn rollback(self) -> Result<()> {
         match self.inner {
-            OwnedTransaction::Sqlite(tx) => tx.rollback().await?,
+            OwnedTransaction::Sqlite(tx, _turn) => tx.rollback().await?,
             OwnedTransaction::Postgres(tx) => tx.rollback().await?,
         }
         Ok(())
@@ -190,10 +199,29 @@ impl Transaction {
 impl<'c> From<&'c mut Transaction> for Tx<'c> {
     fn from(transaction: &'c mut Transaction) -> Self {
         match &mut transaction.inner {
-            OwnedTransaction::Sqlite(tx) => Tx::Sqlite(&mut *tx),
+            OwnedTransaction::Sqlite(tx, _) => Tx::Sqlite(&mut *tx),
             OwnedTransaction::Postgres(tx) => Tx::Postgres(&mut *tx),
         }
     }
+}
+
+/// A row that is fetched of either engine.
+pub(crate) trait FetchedRow:
+    for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>
+    + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>
+    + Send
+    + Sync
+    + Unpin
+{
+}
+
+impl<T> FetchedRow for T where
+    T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>
+        + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>
+        + Send
+        + Sync
+        + Unpin
+{
 }
 
 /// A pooled connection, on loan for one operation.
@@ -204,14 +232,18 @@ pub(crate) struct Connection {
 }
 
 enum Loan {
-    Sqlite(PoolConnection<Sqlite>),
+    // In this order they are given back.
+    Sqlite {
+        connection: PoolConnection<Sqlite>,
+        _turn: Option<Turn>,
+    },
     Postgres(PoolConnection<Postgres>),
 }
 
 impl Connection {
     pub(crate) fn tx(&mut self) -> Tx<'_> {
         match &mut self.inner {
-            Loan::Sqlite(connection) => Tx::Sqlite(&mut *connection),
+            Loan::Sqlite { connection, .. } => Tx::Sqlite(&mut *connection),
             Loan::Postgres(connection) => Tx::Postgres(&mut *connection),
         }
     }
@@ -312,7 +344,8 @@ impl Database {
     pub async fn begin(&self) -> Result<Transaction> {
         let inner = match &self.inner.pool {
             Pool::Sqlite { write, .. } => {
-                OwnedTransaction::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?)
+                let turn = self.turn().await?;
+                OwnedTransaction::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?, turn)
             }
             Pool::Postgres(pool) => OwnedTransaction::Postgres(pool.begin().await?),
         };
@@ -344,10 +377,14 @@ impl Database {
             Pool::Sqlite {
                 in_memory: true, ..
             } => return self.clone(),
-            Pool::Sqlite { read, write, .. } => Pool::Sqlite {
+            Pool::Sqlite {
+                read, write, here, ..
+            } => Pool::Sqlite {
                 read: apart(read, connections),
                 write: apart(write, 1),
                 in_memory: false,
+                turn: Some(Arc::default()),
+                here: here.as_ref().map(|here| Arc::new(here.apart())),
             },
             Pool::Postgres(pool) => Pool::Postgres(apart(pool, connections)),
         };
@@ -368,7 +405,13 @@ impl Database {
     /// the file.
     pub async fn close(&self) {
         match &self.inner.pool {
-            Pool::Sqlite { read, write, .. } => {
+            Pool::Sqlite {
+                read, write, here, ..
+            } => {
+                // One that reads only cannot fold the log: it must not be the last.
+                if let Some(here) = here {
+                    here.close();
+                }
                 read.close().await;
                 write.close().await;
             }
@@ -398,18 +441,56 @@ impl Database {
 
     pub(crate) async fn read(&self) -> Result<Connection> {
         Ok(match &self.inner.pool {
-            Pool::Sqlite { read, .. } => Loan::Sqlite(read.acquire().await?),
+            Pool::Sqlite { read, .. } => Loan::Sqlite {
+                connection: read.acquire().await?,
+                _turn: None,
+            },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
         }
         .into())
     }
 
     pub(crate) async fn write(&self) -> Result<Connection> {
+        let turn = self.turn().await?;
+        self.write_in(turn).await
+    }
+
+    /// [`Database::write`] of one who has the turn.
+    pub(crate) async fn write_in(&self, turn: Option<Turn>) -> Result<Connection> {
         Ok(match &self.inner.pool {
-            Pool::Sqlite { write, .. } => Loan::Sqlite(write.acquire().await?),
+            Pool::Sqlite { write, .. } => Loan::Sqlite {
+                connection: write.acquire().await?,
+                _turn: turn,
+            },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
         }
         .into())
+    }
+
+    /// The turn to write, where there are turns.
+    pub(crate) async fn turn(&self) -> Result<Option<Turn>> {
+        let Pool::Sqlite {
+            turn: Some(turn), ..
+        } = &self.inner.pool
+        else {
+            return Ok(None);
+        };
+        if let Ok(turn) = turn.clone().try_lock_owned() {
+            return Ok(Some(turn));
+        }
+        let turn = turn.clone().lock_owned();
+        match tokio::time::timeout(self.acquire_timeout(), turn).await {
+            Ok(turn) => Ok(Some(turn)),
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+
+    /// How long a call waits for a connection.
+    pub(crate) fn acquire_timeout(&self) -> Duration {
+        match &self.inner.pool {
+            Pool::Sqlite { read, .. } => read.options().get_acquire_timeout(),
+            Pool::Postgres(pool) => pool.options().get_acquire_timeout(),
+        }
     }
 
     /// Tells this database apart from others of the process.

@@ -19,6 +19,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// assert_eq!(error.to_string(), "a key must be 1 to 1,024 bytes of UTF-8 without NUL; this one is empty");
 /// # Ok::<(), larder::Error>(()) }).unwrap();
 /// ```
+#[derive(Clone)]
 pub struct Error {
     kind: Kind,
     message: String,
@@ -109,11 +110,23 @@ impl Error {
 
     /// Whether the database refused because somebody else has what may be there once.
     pub(crate) fn is_unique_violation(&self) -> bool {
-        self.source
-            .as_deref()
-            .and_then(|source| source.downcast_ref::<sqlx::Error>())
+        self.of_sqlx()
             .and_then(sqlx::Error::as_database_error)
             .is_some_and(|error| error.is_unique_violation())
+    }
+
+    /// Whether the database answered, and said no.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.of_sqlx(), Some(sqlx::Error::Database(_)))
+    }
+
+    /// Whether no connection came in time.
+    pub(crate) fn is_timeout_of_the_pool(&self) -> bool {
+        matches!(self.of_sqlx(), Some(sqlx::Error::PoolTimedOut))
+    }
+
+    fn of_sqlx(&self) -> Option<&sqlx::Error> {
+        self.source.as_deref()?.downcast_ref()
     }
 
     /// Whether the closure that was to compute a value failed: here, in another task, or in another process. Its own

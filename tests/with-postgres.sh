@@ -7,7 +7,8 @@
 # listens on the loopback address only and is tuned for tests. It is gone, with
 # its files, when this script ends, however that comes about. The exit status is
 # the command's. If LARDER_TEST_POSTGRES_URL is set already, the command runs
-# with that server, and none is started.
+# with that server, and none is started. With LARDER_POSTGRES_DURABLE set, its
+# data survive a crash as by PostgreSQL's own defaults, for what is measured.
 #
 # shellcheck disable=SC2317 # Functions that only traps call look unreachable.
 set -euo pipefail
@@ -70,11 +71,15 @@ listen_addresses = '127.0.0.1'
 unix_socket_directories = '${folder//\'/\'\'}'
 max_connections = 300
 shared_buffers = 128MB
+END
+    if [[ -z ${LARDER_POSTGRES_DURABLE:-} ]]; then
+        cat >>"$folder/data/postgresql.conf" <<END
 # The data live no longer than the tests: they need not survive a crash.
 fsync = off
 synchronous_commit = off
 full_page_writes = off
 END
+    fi
 
     # A port is free if the server can take it; asking beforehand would tell only
     # what was true a moment ago. These lie below the range that systems use for

@@ -14,11 +14,9 @@ use super::lease::Freshness;
 use super::limits::{check_key, decode};
 use super::links::Links;
 use super::nested;
-use super::refresh::refreshes_early;
 use super::run::Run;
 use super::waits::Patience;
 use crate::clock::Timestamp;
-use crate::database::{Id, JsonText, Sql, query};
 use crate::error::{Error, Result};
 
 /// How long a caller waits for others, unless it says.
@@ -317,72 +315,6 @@ impl Plan {
             stale_at,
             expires_at: stale_at.map(|stale_at| after(stale_at, self.stale_for)),
         }
-    }
-}
-
-/// A live item as the reader of a memoized value sees it.
-pub(super) struct Hit {
-    pub(super) value: String,
-    pub(super) generation: i64,
-    stale_at: Option<Timestamp>,
-    cost: Option<i64>,
-    retry_at: Option<Timestamp>,
-    /// The job that was enqueued to refresh it.
-    pub(super) refresh: Option<Id>,
-}
-
-impl Hit {
-    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
-        self.stale_at.is_some_and(|stale_at| stale_at <= now)
-    }
-
-    /// Whether it is stale, or by chance is to be refreshed already.
-    pub(super) fn wants_refresh(&self, now: Timestamp, beta: f64) -> bool {
-        let Some(stale_at) = self.stale_at else {
-            return false;
-        };
-        if self.retry_at.is_some_and(|retry_at| retry_at > now) {
-            return false;
-        }
-        let cost = Duration::from_micros(u64::try_from(self.cost.unwrap_or(0)).unwrap_or(0));
-        // From 0 exclusive, whose logarithm there is none, to 1.
-        stale_at <= now
-            || beta > 0.0
-                && refreshes_early(stale_at.since(now), beta, cost, 1.0 - rand::random::<f64>())
-    }
-}
-
-impl Cache {
-    pub(super) async fn hit(&self, key: &str) -> Result<Option<Hit>> {
-        type Row = (
-            JsonText,
-            i64,
-            Option<Timestamp>,
-            Option<i64>,
-            Option<Timestamp>,
-            Option<Id>,
-        );
-        let mut connection = self.database.read().await?;
-        let mut tx = connection.tx();
-        let row: Option<Row> = query!(
-            self.database,
-            tx,
-            fetch_optional,
-            Sql::MemoRead,
-            &*self.namespace,
-            key,
-            self.now()
-        )?;
-        Ok(row.map(
-            |(value, generation, stale_at, cost, retry_at, refresh)| Hit {
-                value: value.0,
-                generation,
-                stale_at,
-                cost,
-                retry_at,
-                refresh,
-            },
-        ))
     }
 }
 

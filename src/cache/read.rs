@@ -12,6 +12,11 @@ use crate::clock::Timestamp;
 use crate::database::{Id, JsonText, Sql, Tx, query};
 use crate::error::Result;
 
+/// What is left until a deadline.
+pub(super) fn ttl(deadline: Option<Timestamp>, now: Timestamp) -> Ttl {
+    deadline.map_or(Ttl::Never, |at| Ttl::Left(at.since(now)))
+}
+
 /// Keys read at once by a stream of keys.
 pub(super) const PAGE: i64 = 1_000;
 
@@ -85,7 +90,7 @@ impl Cache {
         let deadline = self
             .deadline_of(&mut self.database.own(tx)?, key, now)
             .await?;
-        Ok(deadline.map(|at| at.map_or(Ttl::Never, |at| Ttl::Left(at.since(now)))))
+        Ok(deadline.map(|at| ttl(at, now)))
     }
 
     /// [`Cache::info`] in the caller's transaction.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::limits::check_key;
+use crate::clock::Timestamp;
 use crate::database::JsonText;
 use crate::error::{Error, Result};
 
@@ -22,13 +23,17 @@ pub(super) fn rows_of_keys(keys: impl IntoIterator<Item = impl AsRef<str>>) -> R
     to_rows(&unique)
 }
 
-/// Items as the rows of JSON arrays, each array of a size that a statement takes with ease. A value travels as a
-/// string: SQLite would rewrite a bare one.
-pub(super) fn chunks(texts: BTreeMap<String, String>) -> Result<Vec<JsonText>> {
+/// Items that expire `at` an instant, as the rows of JSON arrays, each array of a size that a statement takes with ease.
+/// A value travels as a string: SQLite would rewrite a bare one.
+pub(super) fn chunks(
+    texts: BTreeMap<String, String>,
+    at: Option<Timestamp>,
+) -> Result<Vec<JsonText>> {
+    let at = at.map(Timestamp::as_millis);
     let (mut chunks, mut rows, mut bytes) = (Vec::new(), Vec::new(), 0);
     for (key, text) in texts {
         bytes += key.len() + text.len();
-        rows.push((key, text));
+        rows.push((key, text, at));
         if rows.len() >= CHUNK_ITEMS || bytes >= CHUNK_BYTES {
             chunks.push(to_rows(&rows)?);
             (rows, bytes) = (Vec::new(), 0);

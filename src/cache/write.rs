@@ -123,7 +123,7 @@ impl Cache {
         }
         let now = self.now();
         let deadline = expiration.deadline(now)?;
-        for rows in chunks(texts)? {
+        for rows in chunks(texts, deadline.at)? {
             query!(
                 self.database,
                 tx,
@@ -131,7 +131,6 @@ impl Cache {
                 Sql::CacheSetMany,
                 &*self.namespace,
                 &rows,
-                deadline.at,
                 new_generation(),
                 now,
                 deadline.keep,

@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, PgPool, SqlitePool};
 use url::Url;
 
+use super::here::Here;
 use super::migrate::SchemaPolicy;
 use super::redact::redact_url;
 use super::sql::{Engine, Statements};
@@ -176,6 +177,8 @@ impl DatabaseOptions {
                 read: pool.clone(),
                 write: pool,
                 in_memory: true,
+                turn: None,
+                here: None,
             });
         }
         let file = options.get_filename().to_owned();
@@ -198,7 +201,24 @@ impl DatabaseOptions {
             read,
             write,
             in_memory: false,
+            turn: Some(Arc::default()),
+            here: self.here(&file)?,
         })
+    }
+
+    /// Where no option of the URL asks for what only the pool's connections know of.
+    fn here(&self, file: &Path) -> Result<Option<Arc<Here>>> {
+        if self.url.contains('?') {
+            return Ok(None);
+        }
+        // It is opened when it is first used, and the working directory may be another one then.
+        let file = std::path::absolute(file).map_err(|error| {
+            Error::invalid(format!(
+                "cannot tell where the SQLite file {} is: {error}; name it by its whole path",
+                file.display()
+            ))
+        })?;
+        Ok(Some(Arc::new(Here::new(file))))
     }
 
     async fn open_postgres(&self) -> Result<PgPool> {

@@ -24,12 +24,24 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 18] = [
+pub(super) const PAIRS: [Pair; 20] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
         sqlite: "json_each(?)",
         postgres: "json_array_elements(?)",
+    },
+    // Those of a list of texts, whose type is `Keys`. It costs PostgreSQL less than rows of JSON.
+    Pair {
+        name: "listed",
+        sqlite: "IN (SELECT value FROM json_each(?))",
+        postgres: "= ANY(?)",
+    },
+    // Bytes of a value as it is stored, which neither engine reads it for.
+    Pair {
+        name: "size",
+        sqlite: "octet_length(?)",
+        postgres: "pg_column_size(?)",
     },
     // SQLite has no types of this name, and CAST to an unknown one rewrites numbers.
     Pair {
@@ -252,6 +264,13 @@ macro_rules! counter {
     };
 }
 
+/// The value of an item, or null where it is large.
+macro_rules! small {
+    () => {
+        "CASE WHEN {size:item.value} <= 65536 THEN item.value END"
+    };
+}
+
 macro_rules! job_columns {
     () => {
         "id, name, queue, status, priority, attempt, max_attempts, unique_key, schedule, tick, run_at, \
@@ -412,6 +431,16 @@ statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND {live:$3}";
+    // What SQLite reads on the caller's own thread. Parameters come in the order of their numbers.
+    CacheGetHere: concat!("SELECT ", small!(), " FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}");
+    MemoReadHere: concat!("SELECT ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
+        FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}");
+    // The items of calls that were gathered. A value that is large is read on its own, so that it holds up no other.
+    CacheGetEach: concat!("SELECT item.key, ", small!(), " FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
+    CacheDeadlineEach: "SELECT item.key, item.expires_at FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}";
     CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
         item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
         item.last_error, item.failures, item.linked, COALESCE(item.refresh, item.job) \
@@ -423,8 +452,8 @@ statements! {
          VALUES ($1, $2, $3, $4, $5, $6, $6, $8)", overwrite!("$6", "$7"));
     CacheSetMany: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
-         SELECT $1, e.value->>0, {json:e.value->>1}, $3, $4, $5, $5, $7 FROM {each:$2} AS e WHERE TRUE",
-        overwrite!("$5", "$6"));
+         SELECT $1, e.value->>0, {json:e.value->>1}, {time:e.value->>2}, $3, $4, $4, $6 FROM {each:$2} AS e WHERE TRUE",
+        overwrite!("$4", "$5"));
     CacheAdd: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
          VALUES ($1, $2, $3, $4, $5, $6, $6, $7) \
@@ -495,6 +524,8 @@ statements! {
     MemoMade: concat!("SELECT item.key, item.made_by, item.cost, item.generation, \
         CASE WHEN item.holder IS NOT NULL THEN item.job END FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key {among:", built!(), "} AND item.made_by IS NOT NULL AND {live:$3}");
+    MemoReadEach: concat!("SELECT item.key, ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
+        FROM {item} AS item WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
     // Whoever computes has the row: a vacant one where there was none, so that invalidating the key meets it. A row that
     // somebody wrote since generation $8 was read is left to its reader, and so is an error that stands for a value, or
     // is that of the computation $10 that was waited for. A lease of the job $12 may be taken over.

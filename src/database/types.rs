@@ -1,5 +1,7 @@
 //! How larder's own types travel on each engine.
 
+use rusqlite::ToSql;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
@@ -40,6 +42,18 @@ impl<'r> Decode<'r, Sqlite> for JsonText {
     }
 }
 
+impl FromSql for JsonText {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        String::column_result(value).map(Self)
+    }
+}
+
+impl ToSql for JsonText {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.0.to_sql()
+    }
+}
+
 impl Type<Postgres> for JsonText {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_oid(JSON_OID)
@@ -62,6 +76,46 @@ impl<'r> Decode<'r, Postgres> for JsonText {
     }
 }
 
+/// A list of texts: an array on PostgreSQL, JSON on SQLite.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys(Vec<String>);
+
+impl Keys {
+    pub(crate) fn new(keys: &[&str]) -> Self {
+        Self(keys.iter().map(|key| (*key).to_owned()).collect())
+    }
+}
+
+impl Type<Sqlite> for Keys {
+    fn type_info() -> SqliteTypeInfo {
+        <String as Type<Sqlite>>::type_info()
+    }
+}
+
+impl Encode<'_, Sqlite> for Keys {
+    fn encode_by_ref(&self, buffer: &mut SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
+        Encode::<Sqlite>::encode(serde_json::to_string(&self.0)?, buffer)
+    }
+}
+
+impl Type<Postgres> for Keys {
+    fn type_info() -> PgTypeInfo {
+        <Vec<String> as Type<Postgres>>::type_info()
+    }
+}
+
+/// PostgreSQL thinks of ten elements when it makes a plan for any array, and plans anew for each array that is shorter,
+/// which takes as long as ten reads do. Nulls are among no texts.
+const LEAST_ELEMENTS: usize = 12;
+
+impl Encode<'_, Postgres> for Keys {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let mut elements: Vec<Option<&str>> = self.0.iter().map(|key| Some(key.as_str())).collect();
+        elements.resize(elements.len().max(LEAST_ELEMENTS), None);
+        Encode::<Postgres>::encode_by_ref(&elements, buffer)
+    }
+}
+
 /// Instants: `timestamptz` on PostgreSQL, INTEGER unix milliseconds on SQLite.
 impl Type<Sqlite> for Timestamp {
     fn type_info() -> SqliteTypeInfo {
@@ -81,6 +135,18 @@ impl Encode<'_, Sqlite> for Timestamp {
 impl<'r> Decode<'r, Sqlite> for Timestamp {
     fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
         <i64 as Decode<Sqlite>>::decode(value).map(Self::nearest_to_millis)
+    }
+}
+
+impl FromSql for Timestamp {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        i64::column_result(value).map(Self::nearest_to_millis)
+    }
+}
+
+impl ToSql for Timestamp {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_millis().into())
     }
 }
 
@@ -150,6 +216,14 @@ impl std::str::FromStr for Id {
                 "{text:?} is not an id: it looks like 019aabcd-0000-7000-8000-000000000000"
             ))
         })
+    }
+}
+
+impl FromSql for Id {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let id = Uuid::try_parse(value.as_str()?);
+        id.map(Self)
+            .map_err(|error| FromSqlError::Other(Box::new(error)))
     }
 }
 

@@ -10,6 +10,7 @@ mod connections;
 mod counters;
 mod dependencies;
 mod expiration;
+mod gathered;
 mod generations;
 mod house;
 mod keys;

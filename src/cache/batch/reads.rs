@@ -1,0 +1,141 @@
+//! Reads of one item.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::super::Cache;
+use super::{Call, Gather, Place};
+use crate::clock::Timestamp;
+use crate::database::{
+    Bind, Connection, Database, FetchedRow, HereRow, JsonText, Keys, Sql, query,
+};
+use crate::error::Result;
+
+/// What is read of an item.
+pub(in crate::cache) trait Columns: Send + Sync + 'static {
+    /// For many keys: each row begins with its key. A value that is large is null, and is read on its own.
+    const EACH: Sql;
+    /// For one key, without it, on SQLite.
+    const HERE: Sql;
+    type Row: HereRow + Clone + Send + Sync + 'static;
+    type Keyed: FetchedRow;
+
+    fn split(keyed: Self::Keyed) -> (String, Self::Row);
+}
+
+/// The value of an item.
+pub(in crate::cache) struct Value;
+
+impl Columns for Value {
+    const EACH: Sql = Sql::CacheGetEach;
+    const HERE: Sql = Sql::CacheGetHere;
+    type Row = (Option<JsonText>,);
+    type Keyed = (String, Option<JsonText>);
+
+    fn split((key, column): Self::Keyed) -> (String, Self::Row) {
+        (key, (column,))
+    }
+}
+
+/// The deadline of an item.
+pub(in crate::cache) struct Deadline;
+
+impl Columns for Deadline {
+    const EACH: Sql = Sql::CacheDeadlineEach;
+    const HERE: Sql = Sql::CacheDeadline;
+    type Row = (Option<Timestamp>,);
+    type Keyed = (String, Option<Timestamp>);
+
+    fn split((key, column): Self::Keyed) -> (String, Self::Row) {
+        (key, (column,))
+    }
+}
+
+/// A read of one key's item.
+pub(in crate::cache) struct Read<T>(String, PhantomData<T>);
+
+impl<T> Read<T> {
+    pub(in crate::cache) fn of(key: &str) -> Self {
+        Self(key.to_owned(), PhantomData)
+    }
+}
+
+impl<T> Clone for Read<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
+    }
+}
+
+impl<T: Columns> Gather<Read<T>> {
+    /// What the live item of `key` has, and the instant at which it was live.
+    pub(in crate::cache) async fn read(
+        self: &Arc<Self>,
+        cache: &Cache,
+        key: &str,
+    ) -> Result<(Option<T::Row>, Timestamp)> {
+        let now = cache.now();
+        if let Some(row) = Self::here(cache, key, now) {
+            // Whoever reads without end lets others go between.
+            tokio::task::coop::consume_budget().await;
+            return Ok((row, now));
+        }
+        self.ask(&cache.place(), Read::of(key)).await
+    }
+
+    fn here(cache: &Cache, key: &str, now: Timestamp) -> Option<Option<T::Row>> {
+        let parameters: [&dyn Bind; 3] = [&&*cache.namespace, &key, &now];
+        cache.database.read_here(T::HERE, &parameters)
+    }
+}
+
+impl<T: Columns> Call for Read<T> {
+    /// What the live item has, and the instant at which it was live.
+    type Answer = (Option<T::Row>, Timestamp);
+    type Hand = Connection;
+    const ORDERED: bool = false;
+
+    fn key(&self) -> &str {
+        &self.0
+    }
+
+    fn class(&self) -> u8 {
+        0
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    async fn connect(database: &Database) -> Result<Connection> {
+        database.read().await
+    }
+
+    async fn send(
+        place: &Place,
+        hand: &mut Connection,
+        calls: &[Self],
+    ) -> Result<Vec<Self::Answer>> {
+        let mut tx = hand.tx();
+        let mut keys: Vec<&str> = calls.iter().map(Call::key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let keys = Keys::new(&keys);
+        // Not before any of the calls.
+        let now = place.database.clock().now();
+        let rows: Vec<T::Keyed> = query!(
+            place.database,
+            tx,
+            fetch_all,
+            T::EACH,
+            &*place.namespace,
+            &keys,
+            now
+        )?;
+        let rows: HashMap<String, T::Row> = rows.into_iter().map(T::split).collect();
+        Ok(calls
+            .iter()
+            .map(|call| (rows.get(call.key()).cloned(), now))
+            .collect())
+    }
+}

@@ -1,0 +1,197 @@
+//! Writes of one item.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::super::rows::{rows_of_keys, to_rows};
+use super::super::write::new_generation;
+use super::{Call, LARGE, Place};
+use crate::clock::Timestamp;
+use crate::database::{Connection, Database, JsonText, Sql, Turn, Tx, query};
+use crate::error::{Error, Result};
+
+/// A write of one key's item.
+#[derive(Clone, Debug)]
+pub(in crate::cache) enum Write {
+    Set {
+        key: String,
+        text: String,
+        at: Option<Timestamp>,
+        keep: bool,
+    },
+    Delete {
+        key: String,
+    },
+}
+
+impl Call for Write {
+    /// Of a deletion, whether there was a row.
+    type Answer = bool;
+    type Hand = Hand;
+    const ORDERED: bool = true;
+
+    fn key(&self) -> &str {
+        match self {
+            Self::Set { key, .. } | Self::Delete { key } => key,
+        }
+    }
+
+    fn class(&self) -> u8 {
+        match self {
+            Self::Set { keep, .. } => u8::from(*keep),
+            Self::Delete { .. } => 2,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Set { key, text, .. } => key.len() + text.len(),
+            Self::Delete { key } => key.len(),
+        }
+    }
+
+    async fn connect(database: &Database) -> Result<Hand> {
+        if database.writes_here()
+            && let Some(turn) = database.turn().await?
+        {
+            return Ok(Hand::Turn(Some(turn)));
+        }
+        Ok(Hand::Connection(database.write().await?))
+    }
+
+    async fn send(place: &Place, hand: &mut Hand, calls: &[Self]) -> Result<Vec<bool>> {
+        if let Hand::Turn(turn) = hand {
+            if set_here(place, calls) {
+                // Whoever writes without end lets others go between.
+                tokio::task::coop::consume_budget().await;
+                return Ok(vec![true; calls.len()]);
+            }
+            *hand = Hand::Connection(place.database.write_in(turn.take()).await?);
+        }
+        let Hand::Connection(connection) = hand else {
+            return Err(Error::transient("the turn to write was lost; try again"));
+        };
+        if matches!(calls.first(), Some(Self::Delete { .. })) {
+            return delete(place, connection.tx(), calls).await;
+        }
+        set(place, connection.tx(), calls).await?;
+        Ok(vec![true; calls.len()])
+    }
+}
+
+/// What writes go by: on SQLite the turn, until a connection is needed.
+pub(in crate::cache) enum Hand {
+    Turn(Option<Turn>),
+    Connection(Connection),
+}
+
+/// So many at once are written on the caller's own thread: what takes longer must not hold it up.
+const MOST_HERE: usize = 16;
+
+/// Whether `calls` were carried out on this thread.
+fn set_here(place: &Place, calls: &[Write]) -> bool {
+    let bytes: usize = calls.iter().map(Call::bytes).sum();
+    if calls.len() > MOST_HERE || bytes > LARGE {
+        return false;
+    }
+    let now = place.database.clock().now();
+    let generation = new_generation();
+    if let [
+        Write::Set {
+            key,
+            text,
+            at,
+            keep,
+        },
+    ] = calls
+    {
+        return place.database.write_here(
+            Sql::CacheSet,
+            &[
+                ("$1", &&*place.namespace),
+                ("$2", key),
+                ("$3", text),
+                ("$4", at),
+                ("$5", &generation),
+                ("$6", &now),
+                ("$7", keep),
+                ("$8", &false),
+            ],
+        );
+    }
+    let Some((rows, keeps)) = rows_of(calls) else {
+        return false;
+    };
+    place.database.write_here(
+        Sql::CacheSetMany,
+        &[
+            ("$1", &&*place.namespace),
+            ("$2", &rows),
+            ("$3", &generation),
+            ("$4", &now),
+            ("$5", &keeps),
+            ("$6", &false),
+        ],
+    )
+}
+
+/// The rows that are set, and whether they keep their deadlines.
+fn rows_of(calls: &[Write]) -> Option<(JsonText, bool)> {
+    // In the order of their keys, as everybody locks them. Of a key that comes twice the last wins.
+    let mut rows = BTreeMap::new();
+    let mut keeps = false;
+    for call in calls {
+        let Write::Set {
+            key,
+            text,
+            at,
+            keep,
+        } = call
+        else {
+            return None;
+        };
+        rows.insert(key, (text, at.map(Timestamp::as_millis)));
+        keeps = *keep;
+    }
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(key, (text, at))| (key, text, at))
+        .collect();
+    to_rows(&rows).ok().map(|rows| (rows, keeps))
+}
+
+async fn set(place: &Place, mut tx: Tx<'_>, calls: &[Write]) -> Result<()> {
+    let Some((rows, keeps)) = rows_of(calls) else {
+        return Err(Error::invalid("a batch does not serialise"));
+    };
+    query!(
+        place.database,
+        tx,
+        execute,
+        Sql::CacheSetMany,
+        &*place.namespace,
+        &rows,
+        new_generation(),
+        place.database.clock().now(),
+        keeps,
+        false
+    )?;
+    Ok(())
+}
+
+async fn delete(place: &Place, mut tx: Tx<'_>, calls: &[Write]) -> Result<Vec<bool>> {
+    let keys = rows_of_keys(calls.iter().map(Call::key))?;
+    let rows: Vec<(String, bool)> = query!(
+        place.database,
+        tx,
+        fetch_all,
+        Sql::CacheDeleteMany,
+        &*place.namespace,
+        &keys
+    )?;
+    let mut rows: HashMap<String, bool> = rows.into_iter().collect();
+    // Of those who delete the same row, the first did.
+    Ok(calls
+        .iter()
+        .map(|call| rows.remove(call.key()) == Some(false))
+        .collect())
+}
