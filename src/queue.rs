@@ -29,6 +29,8 @@ mod rate;
 mod record;
 mod retry;
 mod select;
+#[cfg(feature = "worker")]
+pub(crate) mod slots;
 mod workers;
 
 use std::time::Duration;

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 20] = [
+pub(super) const PAIRS: [Pair; 21] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -71,6 +71,13 @@ pub(super) const PAIRS: [Pair; 20] = [
         name: "found",
         sqlite: "IS NOT NULL",
         postgres: "= ANY(ARRAY(?))",
+    },
+    // Where a row is, for a statement that has just found and locked it: no index is asked again. One that was written
+    // meanwhile is elsewhere, and is not found.
+    Pair {
+        name: "row",
+        sqlite: "?.rowid",
+        postgres: "?.ctid",
     },
     // What a connection planned for a table that has grown since is forgotten. SQLite plans by the statement alone.
     Pair {
@@ -315,6 +322,13 @@ macro_rules! from_now {
 /// The attempts of the batch `$1` that are the worker `$2`'s still: `e.value` is a row of it, first the job's id and
 /// then which attempt it is. `IS TRUE` is as it is there because of the index of running jobs.
 macro_rules! fenced {
+    // And that began when the batch says, where it does: one that was given back may be claimed again under its number.
+    (begun) => {
+        concat!(
+            fenced!(),
+            " AND (job.started_at = {time:e.value->>8}) IS NOT FALSE"
+        )
+    };
     () => {
         concat!(
             " WHERE ",
@@ -417,12 +431,12 @@ macro_rules! unended {
 macro_rules! claim {
     ($worker:literal, $now:literal) => {
         concat!(
-            "UPDATE {job} SET status = 'running', worker = ",
+            "UPDATE {job} AS job SET status = 'running', worker = ",
             $worker,
             ", attempt = attempt + 1, started_at = ",
             $now,
-            ", finished_at = NULL WHERE id {among:SELECT batch_id FROM batch} AND (status = 'queued' AND due) IS TRUE \
-             RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload"
+            ", finished_at = NULL WHERE {row:job} {among:SELECT batch_row FROM batch} AND (status = 'queued' AND due) IS TRUE \
+             RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload, started_at"
         )
     };
 }
@@ -624,15 +638,15 @@ statements! {
         known!("$1"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL \
         UNION ALL SELECT limited.queue, TRUE FROM limited WHERE limited.queue IS NOT NULL AND ",
         paused!("limited.queue"), " IS NULL");
-    JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} AS job \
+    JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
         WHERE job.queue = $1 AND ", ready!(), " AND ", paused!("$1", "{share}"), " IS NULL AND ", known!("$2"),
         " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3 {skip_locked}) ", claim!("$4", "$5"));
     // Jobs that are chosen already.
-    JobClaim: concat!("WITH batch AS MATERIALIZED (SELECT job.id AS batch_id FROM {job} AS job \
+    JobClaim: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
         WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e} \
         AND (job.status = 'queued' AND job.due) IS TRUE {skip_locked}) ", claim!("$2", "$3"));
     // Of a key, those that may run beside as many as are to run then.
-    JobFetchKey: concat!("WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} AS job \
+    JobFetchKey: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
         WHERE job.queue = $1 AND job.limit_key = $3 AND ", ready!(limited), " AND job.max_running >= $4 AND ",
         known!("$2"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $5 {skip_locked}) ", claim!("$6", "$7"));
     // The keys after $3 by one step of the index each, and the first job of each, however many jobs a key has. A join
@@ -677,8 +691,14 @@ statements! {
         progress_done = ", ends!(keep "job.progress_done" unless released), ", \
         progress_total = ", ends!(keep "job.progress_total" unless released), ", \
         error = CASE WHEN ", ends!(released), " THEN job.error \
-        ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e", fenced!());
-    JobHeld: "SELECT id, attempt FROM {job} WHERE worker = $1 AND status = 'running'";
+        ELSE 'its last attempt was interrupted by the end of its worker' END FROM {each:$1} AS e", fenced!(begun));
+    // What was claimed and never begun.
+    JobUnclaim: concat!("UPDATE {job} AS job SET worker = NULL, started_at = NULL, attempt = job.attempt - 1, \
+        due = (job.cancelled_at IS NULL), \
+        status = CASE WHEN job.cancelled_at IS NULL THEN 'queued' ELSE 'cancelled' END, \
+        finished_at = CASE WHEN job.cancelled_at IS NULL THEN NULL ELSE $3 END \
+        FROM {each:$1} AS e", fenced!(begun), " RETURNING id{notify}");
+    JobHeld: "SELECT id, attempt, started_at FROM {job} WHERE worker = $1 AND status = 'running'";
     // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends. The batch is of
     // those that `AttemptLose` has found, and holds until the end of the transaction.
     JobRescue: concat!("UPDATE {job} AS job SET status = ", ends!(not rescued), ", due = ", ends!(rescued), ", \
@@ -722,7 +742,7 @@ statements! {
     AttemptKeep: concat!("INSERT INTO {attempt} (job, attempt, worker, started_at, ended_at, error) \
         SELECT job.id, job.attempt, job.worker, COALESCE(job.started_at, $3), $3, COALESCE(e.value->>5, CASE WHEN ",
         ends!(given_back), " THEN NULL ELSE 'it was interrupted by the end of its worker' END) \
-        FROM {each:$1} AS e, {job} AS job", fenced!(), " {lock} ", kept!());
+        FROM {each:$1} AS e, {job} AS job", fenced!(begun), " {lock} ", kept!());
     // Those whose worker fell silent: kept, and told, to be rescued in the same transaction.
     AttemptLose: concat!("INSERT INTO {attempt} (job, attempt, worker, started_at, ended_at, error) \
         SELECT job.id, job.attempt, job.worker, COALESCE(job.started_at, $1), $1, $3 FROM {job} AS job \

@@ -3,8 +3,11 @@
 //! It hands on what the [`fetcher`](super::fetch) has claimed, and touches the database itself in no way, so that no
 //! fault of the database ever ends an apalis worker and nothing that a worker does holds up the database's tasks.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use apalis_core::backend::finalize::Ephemeral;
 use apalis_core::backend::{Backend, BackendConfig};
@@ -12,15 +15,18 @@ use apalis_core::task::Task;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::TaskId;
 use apalis_core::worker::context::WorkerContext;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::layer::util::Identity;
 
 use super::JobId;
 use super::held::Hold;
 use super::pulse::Life;
+use super::slots::{PATIENCE, Slot};
 use crate::clock::Timestamp;
 
-/// A job that this worker has claimed, and the slot that it takes up until its handler has ended.
+/// A job that this worker has claimed, and the slot that it waits for and takes up until its handler has ended.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) id: JobId,
@@ -36,22 +42,11 @@ pub(crate) struct Claimed {
     pub(crate) hold: Hold,
     /// When it was claimed; it is begun within the same alone.
     pub(crate) life: Life,
+    /// By its row.
+    pub(crate) started_at: Timestamp,
+    /// By this process.
+    pub(crate) claimed_at: Instant,
     pub(crate) slot: Slot,
-}
-
-/// One of a queue's slots. Dropping it tells the fetcher that there is room.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(super) permit: Option<OwnedSemaphorePermit>,
-    pub(super) freed: Arc<tokio::sync::Notify>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // Given back first: whoever is woken must find the room.
-        drop(self.permit.take());
-        self.freed.notify_one();
-    }
 }
 
 impl Claimed {
@@ -67,10 +62,40 @@ impl Claimed {
     }
 }
 
-/// The jobs of one queue, as apalis takes them.
+/// The jobs of one queue, as apalis takes them: each when it has its slot.
 #[derive(Debug)]
 pub(crate) struct JobBackend {
-    pub(super) claimed: mpsc::UnboundedReceiver<Claimed>,
+    claimed: mpsc::UnboundedReceiver<Claimed>,
+    waiting: Option<Claimed>,
+    /// How long it waits; of the runtime that it is polled on.
+    patience: Option<Pin<Box<Sleep>>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl JobBackend {
+    pub(super) fn new(claimed: mpsc::UnboundedReceiver<Claimed>, stop: CancellationToken) -> Self {
+        Self {
+            claimed,
+            waiting: None,
+            patience: None,
+            stop: Box::pin(stop.cancelled_owned()),
+        }
+    }
+
+    /// Whether a job that has waited since `claimed_at` goes back to its queue.
+    fn poll_give_up(&mut self, claimed_at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = (claimed_at + PATIENCE).into();
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if patience.deadline() != deadline {
+            patience.as_mut().reset(deadline);
+        }
+        if patience.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.stop.as_mut().poll(cx)
+    }
 }
 
 impl Backend for JobBackend {
@@ -90,13 +115,23 @@ impl Backend for JobBackend {
         cx: &mut Context<'_>,
         worker: &WorkerContext,
     ) -> Poll<Option<Result<Self::Task, Self::Error>>> {
-        self.claimed.poll_recv(cx).map(|claimed| {
-            if claimed.is_none() {
-                // At the end of its backend apalis finishes what runs, and then waits to be stopped.
-                let _ = worker.stop();
-            }
-            claimed.map(|claimed| Ok(claimed.into_task()))
-        })
+        let next = match self.waiting.take() {
+            Some(claimed) => Some(claimed),
+            None => std::task::ready!(self.claimed.poll_recv(cx)),
+        };
+        let Some(mut claimed) = next else {
+            // At the end of its backend apalis finishes what runs, and then waits to be stopped.
+            let _ = worker.stop();
+            return Poll::Ready(None);
+        };
+        // Without a slot it is handed on to be given back.
+        if claimed.slot.poll_take(cx).is_pending()
+            && self.poll_give_up(claimed.claimed_at, cx).is_pending()
+        {
+            self.waiting = Some(claimed);
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Ok(claimed.into_task())))
     }
 
     fn poll_close(

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::JobId;
-use super::backend::{Claimed, JobBackend, Slot};
-use super::finish;
+use super::backend::{Claimed, JobBackend};
+use super::finish::{self, Begun};
 use super::held::Held;
 use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
 use super::pulse::{Life, Moment, Pulse};
+use super::slots::Slots;
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, query};
 use crate::error::Result;
@@ -21,6 +22,8 @@ use crate::error::Result;
 const LOOK: Duration = Duration::from_millis(20);
 /// Jobs that are claimed in one statement.
 const BATCH: usize = 1_000;
+/// Attempts whose outcome is not written yet, besides those that run. Who claims faster than outcomes are written waits.
+const UNWRITTEN: usize = 10_000;
 /// Whatever is asked for, lost claims are looked for this often.
 const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
 /// The first and the longest wait while the database is away.
@@ -59,7 +62,7 @@ pub(crate) struct Fetcher {
     pub(crate) serve: Box<Serve>,
 }
 
-/// A claimed job: id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload.
+/// A claimed job: id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload, started_at.
 pub(crate) type Row = (
     JobId,
     String,
@@ -70,14 +73,16 @@ pub(crate) type Row = (
     i16,
     Timestamp,
     JsonText,
+    Timestamp,
 );
 
 /// A queue that this worker serves.
 struct Served {
     name: Arc<str>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     claimed: mpsc::UnboundedSender<Claimed>,
-    concurrency: usize,
+    /// How long the last claim took.
+    claim_took: Duration,
     /// Where the next claim among its keys begins.
     turn: String,
 }
@@ -86,6 +91,8 @@ struct Served {
 enum Round {
     /// There may be more.
     Again,
+    /// There is more than there is room for.
+    Full,
     /// Nothing that may start is ready for a free slot; then something may that waits for its time or for its queue's
     /// rate. `blocked`: something is ready and waits for a slot or for room in a limit.
     Idle {
@@ -106,23 +113,9 @@ struct State {
     looked_at: Option<Instant>,
 }
 
-impl Served {
-    /// Has so many slots from now on. Those that are taken are given up as they become free, by later calls.
-    fn resize(&mut self, concurrency: usize) {
-        if concurrency > self.concurrency {
-            self.slots.add_permits(concurrency - self.concurrency);
-            self.concurrency = concurrency;
-        } else {
-            self.concurrency -= self.slots.forget_permits(self.concurrency - concurrency);
-        }
-    }
-}
-
 impl State {
     fn nothing_runs(&self) -> bool {
-        self.served
-            .values()
-            .all(|queue| queue.slots.available_permits() == queue.concurrency)
+        self.served.values().all(|queue| queue.slots.are_idle())
     }
 }
 
@@ -176,6 +169,7 @@ impl Fetcher {
                     }
                     match round {
                         Round::Again => continue,
+                        Round::Full => LOOK,
                         Round::Idle { next, blocked } => {
                             if self.options.once && !blocked && nothing_ran {
                                 return;
@@ -205,9 +199,7 @@ impl Fetcher {
     fn concurrency_of(&self, queue: &str) -> usize {
         let table = self.options.table.borrow();
         let concurrency = table.concurrency.get(queue).copied();
-        concurrency
-            .unwrap_or(self.options.concurrency)
-            .clamp(1, Semaphore::MAX_PERMITS)
+        concurrency.unwrap_or(self.options.concurrency).max(1)
     }
 
     /// Until the next poll, or until a waiting job's time if that is sooner.
@@ -235,7 +227,7 @@ impl Fetcher {
             }
             state.looked_at = Some(Instant::now());
         }
-        let (mut claimed_any, mut blocked, mut room_at) = (false, false, None);
+        let (mut claimed_any, mut blocked, mut full, mut room_at) = (false, false, true, None);
         for (name, ready) in std::mem::take(&mut state.ready) {
             if self.stop.is_cancelled() {
                 break;
@@ -254,21 +246,30 @@ impl Fetcher {
                 .get(&name)
                 .is_none_or(|queue| queue.claimed.is_closed())
             {
-                state.served.insert(name.clone(), self.take_up(&name));
+                let queue = self.take_up(&name, &state.freed);
+                state.served.insert(name.clone(), queue);
             }
             let Some(queue) = state.served.get_mut(&name) else {
                 continue;
             };
-            queue.resize(self.concurrency_of(&name));
-            let free = queue.slots.available_permits();
-            if free == 0 {
+            let concurrency = self.concurrency_of(&name);
+            queue.slots.resize(concurrency);
+            let limits = self.options.table.borrow().limits_of(&name);
+            let limited = ready.is_limited(limits);
+            // What is limited is claimed to be begun at once.
+            let room = if limited {
+                queue.slots.free()
+            } else {
+                queue.slots.wanted(queue.claim_took, Instant::now())
+            };
+            let unwritten = (concurrency + UNWRITTEN).saturating_sub(state.held.len());
+            let wanted = room.min(unwritten).min(BATCH);
+            if wanted == 0 {
                 blocked = true;
                 state.ready.push((name, ready));
                 continue;
             }
-            let wanted = free.min(BATCH);
-            let limits = self.options.table.borrow().limits_of(&name);
-            let limited = ready.is_limited(limits);
+            full = false;
             let rows = if limited {
                 let claimed = self
                     .claim_limited(queue, names, wanted, limits, &ready)
@@ -277,10 +278,13 @@ impl Fetcher {
                 room_at = earliest(room_at, claimed.room_at);
                 claimed.rows
             } else {
-                self.claim(queue, names, wanted, now).await?
+                let began = Instant::now();
+                let rows = self.claim(queue, names, wanted, now).await?;
+                queue.claim_took = began.elapsed();
+                rows
             };
             let claimed = rows.len();
-            self.hand_on(rows, queue, limited, life, &state.held, &state.freed);
+            hand_on(rows, queue, limited, life, &state.held);
             claimed_any |= claimed > 0;
             if claimed == wanted {
                 state.ready.push((name, ready));
@@ -288,6 +292,10 @@ impl Fetcher {
         }
         if claimed_any {
             return Ok(Round::Again);
+        }
+        if blocked && full && from_backlog {
+            // A look comes with the first round after [`LOOK`].
+            return Ok(Round::Full);
         }
         if from_backlog {
             // Nobody waits without having looked: whoever was to be woken was perhaps told before this round.
@@ -333,12 +341,11 @@ impl Fetcher {
     async fn audit(&self, held: &Held) -> Result<()> {
         let mut connection = self.database.read().await?;
         let mut tx = connection.tx();
-        let rows: Vec<(JobId, i32)> =
-            query!(self.database, tx, fetch_all, Sql::JobHeld, self.worker)?;
+        let rows: Vec<Begun> = query!(self.database, tx, fetch_all, Sql::JobHeld, self.worker)?;
         drop(connection);
         let lost: Vec<_> = rows
             .into_iter()
-            .filter(|(id, attempt)| !held.contains(*id, *attempt))
+            .filter(|(id, attempt, _)| !held.contains(*id, *attempt))
             .collect();
         if lost.is_empty() {
             return Ok(());
@@ -353,15 +360,14 @@ impl Fetcher {
         Ok(())
     }
 
-    fn take_up(&self, name: &str) -> Served {
+    fn take_up(&self, name: &str, freed: &Arc<Notify>) -> Served {
         let (claimed, receiver) = mpsc::unbounded_channel();
-        (self.serve)(name, JobBackend { claimed: receiver });
-        let concurrency = self.concurrency_of(name);
+        (self.serve)(name, JobBackend::new(receiver, self.stop.clone()));
         Served {
             name: name.into(),
-            slots: Arc::new(Semaphore::new(concurrency)),
+            slots: Slots::new(self.concurrency_of(name), freed.clone(), Instant::now()),
             claimed,
-            concurrency,
+            claim_took: Duration::ZERO,
             turn: String::new(),
         }
     }
@@ -417,41 +423,37 @@ impl Fetcher {
         queue.turn = std::mem::take(&mut claimed.turn);
         Ok(claimed)
     }
+}
 
-    /// Hands claimed jobs on, most urgent first.
-    fn hand_on(
-        &self,
-        mut rows: Vec<Row>,
-        queue: &Served,
-        limited: bool,
-        life: Life,
-        held: &Held,
-        freed: &Arc<Notify>,
-    ) {
-        // RETURNING keeps no order.
-        rows.sort_by_key(|row| (std::cmp::Reverse(row.6), row.7, row.0));
-        for (id, name, attempt, max_attempts, schedule, tick, _, _, payload) in rows {
-            let permit = queue.slots.clone().try_acquire_owned().ok();
-            let claimed = Claimed {
-                id,
-                name,
-                queue: queue.name.clone(),
-                attempt,
-                max_attempts,
-                schedule,
-                tick,
-                payload: payload.0,
-                limited,
-                hold: held.hold(id, attempt),
-                life,
-                slot: Slot {
-                    permit,
-                    freed: freed.clone(),
-                },
-            };
-            // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
-            let _ = queue.claimed.send(claimed);
-        }
+/// Hands claimed jobs on, most urgent first.
+fn hand_on(mut rows: Vec<Row>, queue: &Served, limited: bool, life: Life, held: &Held) {
+    let claimed_at = Instant::now();
+    // RETURNING keeps no order.
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.6), row.7, row.0));
+    for (id, name, attempt, max_attempts, schedule, tick, _, _, payload, started_at) in rows {
+        let slot = if limited {
+            queue.slots.take()
+        } else {
+            queue.slots.wait()
+        };
+        let claimed = Claimed {
+            id,
+            name,
+            queue: queue.name.clone(),
+            attempt,
+            max_attempts,
+            schedule,
+            tick,
+            payload: payload.0,
+            limited,
+            hold: held.hold(id, attempt),
+            life,
+            started_at,
+            claimed_at,
+            slot,
+        };
+        // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
+        let _ = queue.claimed.send(claimed);
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::backend::Slot;
-use super::held::{Attempt, Hold};
+use super::held::Hold;
+use super::slots::Slot;
 use super::{JobId, JobProgress, stored_error};
 use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Sql, Tx, query};
@@ -24,6 +24,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub(crate) struct Finished {
     pub(crate) id: JobId,
     pub(crate) attempt: i32,
+    pub(crate) started_at: Timestamp,
     pub(crate) outcome: Outcome,
     /// What its handler reported last, where that is not written yet.
     pub(crate) progress: Option<JobProgress>,
@@ -45,7 +46,13 @@ pub(crate) enum Outcome {
     Cancelled { error: String },
     /// It was not its fault: the worker drains. The attempt is given back.
     Released,
+    /// It was not begun, for want of a slot: it goes back as if it had not been claimed.
+    Unbegun,
 }
+
+/// A job, which of its attempts, and when that began by its row. One that was given back may be claimed again under its
+/// number.
+pub(super) type Begun = (JobId, i32, Timestamp);
 
 /// id, attempt, status, milliseconds of run_at, result, error, progress: as the statements read them.
 type Row<'a> = (
@@ -60,6 +67,10 @@ type Row<'a> = (
 );
 
 impl Finished {
+    fn begun(&self) -> Begun {
+        (self.id, self.attempt, self.started_at)
+    }
+
     fn row(&self) -> Row<'_> {
         let (status, run_at, result, error) = match &self.outcome {
             Outcome::Done { result } => ("done", None, Some(result.as_str()), None),
@@ -71,7 +82,7 @@ impl Finished {
             ),
             Outcome::Dead { error } => ("dead", None, None, Some(error.as_str())),
             Outcome::Cancelled { error } => ("cancelled", None, None, Some(error.as_str())),
-            Outcome::Released => ("queued", None, None, None),
+            Outcome::Released | Outcome::Unbegun => ("queued", None, None, None),
         };
         let (done, total) = self.progress.map(JobProgress::stored).unzip();
         (
@@ -156,8 +167,9 @@ impl Finisher {
     }
 
     async fn try_write(&self, batch: &[Finished]) -> Result<()> {
-        let (mut done, mut reported, mut failed, mut released) = (
+        let (mut done, mut reported, mut failed, mut released, mut unbegun) = (
             Vec::with_capacity(batch.len()),
+            Vec::new(),
             Vec::new(),
             Vec::new(),
             Vec::new(),
@@ -169,7 +181,8 @@ impl Finisher {
                     done.push((finished.id, finished.attempt, result.as_str()));
                 }
                 Outcome::Done { .. } => reported.push(row),
-                Outcome::Released => released.push((finished.id, finished.attempt)),
+                Outcome::Released => released.push(finished.begun()),
+                Outcome::Unbegun => unbegun.push(finished.begun()),
                 Outcome::Retry { .. } | Outcome::Dead { .. } | Outcome::Cancelled { .. } => {
                     failed.push(row);
                 }
@@ -181,6 +194,7 @@ impl Finisher {
         reported.sort_unstable_by_key(|row| row.0);
         failed.sort_unstable_by_key(|row| row.0);
         released.sort_unstable();
+        unbegun.sort_unstable();
         if !done.is_empty() {
             self.update(Sql::JobDone, &batch_of(&done)?).await?;
         }
@@ -192,6 +206,10 @@ impl Finisher {
         }
         if !released.is_empty() {
             give_back(&self.database, self.worker, &released).await?;
+        }
+        if !unbegun.is_empty() {
+            self.update(Sql::JobUnclaim, &batch_of(&begun_rows(&unbegun))?)
+                .await?;
         }
         Ok(())
     }
@@ -248,7 +266,7 @@ impl Finisher {
 pub(super) async fn give_back(
     database: &Database,
     worker: JobId,
-    attempts: &[Attempt],
+    attempts: &[Begun],
 ) -> Result<u64> {
     let mut transaction = database.begin_briefly().await?;
     let tx = Tx::from(&mut transaction);
@@ -261,12 +279,33 @@ async fn give_back_in(
     mut tx: Tx<'_>,
     database: &Database,
     worker: JobId,
-    attempts: &[Attempt],
+    attempts: &[Begun],
 ) -> Result<u64> {
-    let batch = batch_of(attempts)?;
+    let batch = batch_of(&begun_rows(attempts))?;
     let now = database.clock().now();
     query!(database, tx, execute, Sql::AttemptKeep, &batch, worker, now)?;
     query!(database, tx, execute, Sql::JobRelease, &batch, worker, now)
+}
+
+/// The batch of attempts without an outcome.
+fn begun_rows(attempts: &[Begun]) -> Vec<impl serde::Serialize> {
+    let none: Option<&str> = None;
+    attempts
+        .iter()
+        .map(|(id, attempt, at)| {
+            (
+                id,
+                attempt,
+                none,
+                none,
+                none,
+                none,
+                none,
+                none,
+                at.as_millis(),
+            )
+        })
+        .collect()
 }
 
 fn batch_of(rows: &(impl serde::Serialize + ?Sized)) -> Result<JsonText> {

@@ -70,7 +70,11 @@ impl Held {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.len() == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
     }
 
     /// Tells a handler that its job is to be cancelled. Whether there is such an attempt.

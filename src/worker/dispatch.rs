@@ -78,10 +78,35 @@ impl Service<Task<Claimed>> for Dispatch {
 impl Dispatch {
     async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
         let payload = std::mem::take(&mut claimed.payload);
-        let outcome = match self.handlers.get(&claimed.name) {
-            Err(error) => self.failed(&claimed, None, JobError::retry(error)),
+        let outcome = if claimed.slot.is_taken() {
+            self.run(&claimed, payload, worker).await
+        } else {
+            Outcome::Unbegun
+        };
+        // The finisher outlives every handler; without it there is nobody to tell.
+        let slot =
+            (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
+        let _ = self.finished.send(Finished {
+            id: claimed.id,
+            attempt: claimed.attempt,
+            started_at: claimed.started_at,
+            outcome,
+            progress: claimed.hold.running().unwritten(),
+            _hold: claimed.hold,
+            _slot: slot,
+        });
+    }
+
+    async fn run(
+        &self,
+        claimed: &Claimed,
+        payload: String,
+        worker: Option<WorkerContext>,
+    ) -> Outcome {
+        match self.handlers.get(&claimed.name) {
+            Err(error) => self.failed(claimed, None, JobError::retry(error)),
             Ok(registered) => {
-                let task = self.task(&claimed, payload, worker);
+                let task = self.task(claimed, payload, worker);
                 let running = claimed.hold.running().clone();
                 let (pulse, life) = (self.pulse.clone(), claimed.life);
                 let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
@@ -102,8 +127,8 @@ impl Dispatch {
                             tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
                             Outcome::Done { result }
                         }
-                        Ok(Some(Err(error))) => self.failed(&claimed, Some(registered), error),
-                        Err(error) => self.failed(&claimed, Some(registered), panicked(error)),
+                        Ok(Some(Err(error))) => self.failed(claimed, Some(registered), error),
+                        Err(error) => self.failed(claimed, Some(registered), panicked(error)),
                     },
                     () = self.give_up.cancelled() => {
                         handler.abort();
@@ -113,22 +138,11 @@ impl Dispatch {
                         handler.abort();
                         let timeout = seconds(self.cancel_timeout);
                         let error = format!("it was cancelled, and dropped when it had not ended {timeout} later");
-                        self.failed(&claimed, Some(registered), JobError::abort(error))
+                        self.failed(claimed, Some(registered), JobError::abort(error))
                     }
                 }
             }
-        };
-        // The finisher outlives every handler; without it there is nobody to tell.
-        let slot =
-            (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
-        let _ = self.finished.send(Finished {
-            id: claimed.id,
-            attempt: claimed.attempt,
-            outcome,
-            progress: claimed.hold.running().unwritten(),
-            _hold: claimed.hold,
-            _slot: slot,
-        });
+        }
     }
 
     /// Returns when the job was cancelled and its handler had its time to end.

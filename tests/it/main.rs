@@ -3,6 +3,7 @@
 
 mod support;
 
+mod ahead;
 mod batches;
 mod cache;
 mod cached;
