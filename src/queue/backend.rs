@@ -69,7 +69,8 @@ pub(crate) struct JobBackend {
     waiting: Option<Claimed>,
     /// How long it waits; of the runtime that it is polled on.
     patience: Option<Pin<Box<Sleep>>>,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    stop: CancellationToken,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl JobBackend {
@@ -78,7 +79,8 @@ impl JobBackend {
             claimed,
             waiting: None,
             patience: None,
-            stop: Box::pin(stop.cancelled_owned()),
+            stopped: Box::pin(stop.clone().cancelled_owned()),
+            stop,
         }
     }
 
@@ -94,7 +96,7 @@ impl JobBackend {
         if patience.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        self.stop.as_mut().poll(cx)
+        self.stopped.as_mut().poll(cx)
     }
 }
 
@@ -124,8 +126,9 @@ impl Backend for JobBackend {
             let _ = worker.stop();
             return Poll::Ready(None);
         };
-        // Without a slot it is handed on to be given back.
-        if claimed.slot.poll_take(cx).is_pending()
+        // Without a slot it is handed on to be given back, and at the stop all that had none.
+        if !self.stop.is_cancelled()
+            && claimed.slot.poll_take(cx).is_pending()
             && self.poll_give_up(claimed.claimed_at, cx).is_pending()
         {
             self.waiting = Some(claimed);
@@ -156,5 +159,64 @@ impl BackendConfig for JobBackend {
 
     fn middleware(&mut self, _: &mut WorkerContext) -> Self::Layer {
         Identity::new()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+
+    use super::super::held::Held;
+    use super::super::pulse::{Moment, Pulse};
+    use super::super::slots::Slots;
+    use super::*;
+
+    #[tokio::test]
+    async fn at_the_stop_what_waits_for_a_slot_is_handed_on_without_one() {
+        let (freed, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let slots = Slots::new(1, freed, Instant::now());
+        let now = Moment::now();
+        let life = Pulse::new(Duration::from_secs(3600), now)
+            .life(now)
+            .unwrap();
+        let (held, now) = (Held::default(), crate::clock::Clock::system().now());
+        let (sender, claimed) = mpsc::unbounded_channel();
+        for _ in 0..3 {
+            let id = JobId(uuid::Uuid::now_v7());
+            let claimed = Claimed {
+                id,
+                name: "test".to_owned(),
+                queue: "default".into(),
+                attempt: 1,
+                max_attempts: 1,
+                schedule: None,
+                tick: None,
+                payload: "null".to_owned(),
+                limited: false,
+                hold: held.hold(id, 1),
+                life,
+                started_at: now,
+                claimed_at: Instant::now() + Duration::from_secs(3600),
+                slot: slots.wait(),
+            };
+            sender.send(claimed).unwrap();
+        }
+        let mut backend = JobBackend::new(claimed, stop.clone());
+        let worker = WorkerContext::new("test");
+        let mut next = async || {
+            let task = std::future::poll_fn(|cx| backend.poll_next(cx, &worker)).await;
+            task.unwrap().unwrap().args
+        };
+        let first = next().await;
+        assert!(first.slot.is_taken());
+        let mut second = Box::pin(next());
+        assert!(futures::poll!(&mut second).is_pending());
+        stop.cancel();
+        assert!(!second.await.slot.is_taken());
+        drop(first);
+        assert!(!next().await.slot.is_taken(), "though there is one");
     }
 }

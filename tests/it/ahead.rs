@@ -92,24 +92,15 @@ both_engines! {
         let gate = Arc::new(Semaphore::new(0));
         let (queue, worker) = slowing_down(db, &gate).await;
         let worker = start(worker);
-        eventually("more is claimed than there are slots", async || {
-            db.number("SELECT COUNT(*) FROM {}job WHERE status = 'running'").await > SLOTS
-                && count(&queue, JobStatus::Done).await > 0
-        })
-        .await;
+        eventually("quick jobs run", async || count(&queue, JobStatus::Done).await > 0).await;
         let ended = tokio::spawn(worker.stop());
-        eventually("what has no slot goes back", async || {
-            count(&queue, JobStatus::Running).await <= SLOTS
-        })
-        .await;
-        let begun = count(&queue, JobStatus::Running).await;
-        gate.add_permits(usize::try_from(LONG).unwrap());
+        gate.add_permits(usize::try_from(SLOTS).unwrap());
         assert_eq!(within(ended).await.unwrap(), Ended::Drained);
         assert_eq!(count(&queue, JobStatus::Running).await, 0);
         assert!(look_unclaimed(db).await);
         let done = count(&queue, JobStatus::Done).await;
         let queued = count(&queue, JobStatus::Queued).await;
-        assert_eq!(done + queued, i64::try_from(QUICK + LONG).unwrap(), "{begun} were begun");
+        assert_eq!(done + queued, i64::try_from(QUICK + LONG).unwrap());
         assert!(queued > 0);
     }
 
