@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod load;
+mod place;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
