@@ -19,6 +19,8 @@ pub(crate) const KEYS: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     Get,
+    /// The same key always.
+    GetHot,
     Set,
     GetOrCompute,
     /// A set past larder, on PostgreSQL.
@@ -79,9 +81,10 @@ impl Store {
     }
 
     async fn one(&self, work: Work, id: u64) {
+        let id = if work == Work::GetHot { 0 } else { id };
         let key = &self.keys[usize::try_from(id).unwrap()];
         match work {
-            Work::Get => {
+            Work::Get | Work::GetHot => {
                 let found: Option<Profile> = self.cache.get(key).await.unwrap();
                 assert_eq!(found.unwrap().id, id);
             }
