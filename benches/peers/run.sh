@@ -7,7 +7,8 @@
 # A work is a file in benches/peers/works, without its ending, or a pattern of such;
 # `growth` is what calls cost in tables of many sizes. Without names it is all of
 # them; with names the table is printed, and the page stays as it is. ROUNDS (5) is
-# how often each is measured, SECONDS_EACH (2) for how long where time decides.
+# how often each is measured, SECONDS_EACH (2) for how long where time decides. With
+# PROFILE=dev larder is built as for its tests, to try this script itself.
 # PostgreSQL is a server of this script's own, with fsync on, and so is Redis. The
 # peers come from their package registries into a folder below target/. One that
 # cannot be had is named in the result. NOTE is a sentence on the machine that goes
@@ -72,7 +73,8 @@ done
 echo 'Building larder' >&2
 log=$BENCH_FOLDER/build.log
 benches=(cache jobs queue purge growth)
-if ! cargo bench "${benches[@]/#/--bench=}" --no-run >"$log" 2>&1; then
+profile=${PROFILE:-bench}
+if ! cargo bench --profile "$profile" "${benches[@]/#/--bench=}" --no-run >"$log" 2>&1; then
     cat "$log" >&2
     exit 2
 fi
@@ -80,7 +82,8 @@ for name in "${benches[@]}"; do
     declare "larder_$name=$(sed -n "s/.*Executable benches\/$name\.rs (\(.*\))$/\1/p" "$log")"
 done
 # Cargo builds a package's own programs for its benchmarks.
-larder_program=${CARGO_TARGET_DIR:-target}/release/larder
+built=${profile/#bench/release}
+larder_program=${CARGO_TARGET_DIR:-target}/${built/#dev/debug}/larder
 
 # --- In turn ----------------------------------------------------------------------
 

@@ -12,15 +12,16 @@ const NEVER: Expiration = Expiration::Never;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The one block of SQL in the document.
-fn statements() -> &'static str {
-    let document = include_str!("../../docs/SCALING.md");
+fn statements() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SCALING.md");
+    let document = std::fs::read_to_string(path).unwrap();
     let mut blocks = document
         .split("```sql\n")
         .skip(1)
         .map(|rest| rest.split_once("```").unwrap().0);
     let block = blocks.next().unwrap();
     assert!(blocks.next().is_none() && block.contains("PARTITION BY HASH"));
-    block
+    block.to_owned()
 }
 
 async fn partition(db: &TestDatabase) {
@@ -54,7 +55,7 @@ fn items_and_running_applications_are_taken_along() {
         let partitions = db
             .number("SELECT COUNT(DISTINCT tableoid) FROM {}cached_item")
             .await;
-        assert_eq!(partitions, 16);
+        assert_eq!(partitions, 4);
         assert!(support::upgraded(db).await.engine() == larder::database::Engine::Postgres);
     });
 }
