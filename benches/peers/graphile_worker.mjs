@@ -9,7 +9,8 @@ const { Pool } = require("pg");
 
 const [url, jobs, concurrency, localQueue] = [process.argv[2], ...process.argv.slice(3).map(Number)];
 const pgPool = new Pool({ connectionString: url, max: concurrency + 1 });
-pgPool.on("error", (error) => { throw error; });
+const fail = (error) => { throw error; };
+pgPool.on("error", fail).on("connect", (client) => client.on("error", fail));
 const logger = new Logger(() => () => {});
 await pgPool.query("SET client_min_messages = error; DROP SCHEMA IF EXISTS graphile_worker CASCADE");
 
