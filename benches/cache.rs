@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod load;
+mod place;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +16,9 @@ use larder::database::Engine;
 use load::{Store, Work};
 use tokio::runtime::Runtime;
 
-const WORKS: [(Work, &str, &[u64]); 4] = [
+const WORKS: [(Work, &str, &[u64]); 5] = [
     (Work::Get, "get", &[1, 16, 64, 256]),
+    (Work::GetHot, "get_hot", &[]),
     (Work::Set, "set", &[1, 16, 64, 256]),
     (Work::GetOrCompute, "get_or_compute", &[1, 64]),
     (Work::PlainSet, "plain_set", &[]),

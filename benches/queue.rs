@@ -4,17 +4,19 @@
 //!
 //! `LARDER_BENCH_ROWS=10000` makes the tables smaller, `LARDER_BENCH_JOBS=500` the runs, `LARDER_BENCH_ROUNDS=5` has
 //! fewer of them, `LARDER_BENCH_CONCURRENCY=256` more jobs at once, and `LARDER_BENCH_ENGINE` one of sqlite and postgres.
-//! PostgreSQL is measured where `LARDER_TEST_POSTGRES_URL` names one.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+//! PostgreSQL is measured where `LARDER_TEST_POSTGRES_URL` names one. With `--figures` each round's rates are lines of JSON.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
+
+mod place;
 
 use std::time::{Duration, Instant};
 
-use larder::database::{Database, DatabaseOptions, Engine};
+use larder::database::{Database, Engine};
 use larder::queue::{JobId, NewJob};
 use larder::worker::WorkerOptions;
 use larder::{Job, JobError, Queue, Worker};
+use place::{Jobs, Place};
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tokio::runtime::Runtime;
 
 #[derive(Serialize, Deserialize)]
@@ -33,86 +35,22 @@ enum Filled {
     Waiting,
 }
 
-/// A table of its own, gone when it is dropped.
+/// A table of its own, gone when it ends.
 struct Table {
-    url: String,
-    schema: String,
+    place: Place,
     database: Database,
-    _directory: tempfile::TempDir,
 }
 
 impl Table {
     async fn new(engine: Engine, filled: Filled, rows: u64) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let url = match engine {
-            Engine::Sqlite => format!("sqlite://{}", directory.path().join("bench.db").display()),
-            Engine::Postgres => std::env::var("LARDER_TEST_POSTGRES_URL").unwrap(),
-        };
-        let schema = format!("bench {}", uuid::Uuid::now_v7().simple());
-        let options = DatabaseOptions::new(&url).schema(&schema);
-        let table = Self {
-            url,
-            schema,
-            database: options.connect().await.unwrap(),
-            _directory: directory,
-        };
-        let (count, status) = match filled {
-            Filled::Empty => return table,
-            Filled::Finished => (rows, "done"),
-            Filled::Waiting => (rows * 3 / 10, "queued"),
-        };
-        table.fill(count, status).await;
-        table
-    }
-
-    async fn fill(&self, count: u64, status: &str) {
-        let finished = status == "done";
-        let (series, id, at, no) = match self.database.engine() {
-            Engine::Sqlite => (
-                format!(
-                    "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT {count})"
-                ),
-                "printf('00000000-0000-7000-8000-%012d', n)",
-                "(CAST(unixepoch('subsec') * 1000 AS INTEGER) + OFFSET * 1000 + n)",
-                "0",
-            ),
-            Engine::Postgres => (
-                format!("WITH n AS (SELECT generate_series(1, {count}) AS n)"),
-                "CAST('00000000-0000-7000-8000-' || lpad(CAST(n AS text), 12, '0') AS uuid)",
-                "(clock_timestamp() + (OFFSET + n / 1000.0) * interval '1 second')",
-                "FALSE",
-            ),
-        };
-        let at = at.replace("OFFSET", if finished { "-86400" } else { "86400" });
-        let ended = if finished { at.as_str() } else { "NULL" };
-        self.execute(&format!(
-            "{series} INSERT INTO {{}}job (id, name, queue, status, due, priority, attempt, max_attempts, run_at, created_at, finished_at, payload) \
-             SELECT {id}, 'nothing', 'default', '{status}', {no}, 0, 1, 20, {at}, {at}, {ended}, '{{}}' FROM n",
-        ).replace("'{}' FROM", "'{ }' FROM"))
-        .await;
-        // As autovacuum does in the life of a table.
-        if self.database.engine() == Engine::Postgres {
-            self.execute("VACUUM {}job").await;
+        let place = Place::new(engine);
+        let database = place.connect().await;
+        match filled {
+            Filled::Empty => {}
+            Filled::Finished => place.fill_jobs(rows, Jobs::Finished).await,
+            Filled::Waiting => place.fill_jobs(rows * 3 / 10, Jobs::Waiting).await,
         }
-        self.execute("ANALYZE").await;
-    }
-
-    /// `{}` is the schema's prefix.
-    async fn execute(&self, sql: &str) {
-        match self.database.engine() {
-            Engine::Sqlite => {
-                let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
-                let sql = AssertSqlSafe(sql.replace("{}", ""));
-                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-                connection.close().await.unwrap();
-            }
-            Engine::Postgres => {
-                let mut connection = PgConnection::connect(&self.url).await.unwrap();
-                let sql = AssertSqlSafe(sql.replace("{}", &format!("\"{}\".", self.schema)));
-                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-                connection.close().await.unwrap();
-            }
-        }
+        Self { place, database }
     }
 
     /// How long a worker takes for so many jobs, from its start to its end.
@@ -130,16 +68,9 @@ impl Table {
         worker.run_until(std::future::pending()).await.unwrap();
         let took = started.elapsed();
         let first: JobId = enqueued.iter().map(|enqueued| enqueued.id).min().unwrap();
-        self.execute(&format!("DELETE FROM {{}}job WHERE id >= '{first}'"))
-            .await;
+        let delete = format!("DELETE FROM {{}}job WHERE id >= '{first}'");
+        self.place.execute(&delete).await;
         took
-    }
-
-    async fn end(self) {
-        if self.database.engine() == Engine::Postgres {
-            self.execute(&format!("DROP SCHEMA \"{}\" CASCADE", self.schema))
-                .await;
-        }
     }
 }
 
@@ -163,7 +94,7 @@ async fn measure(engine: Engine, rows: u64, jobs: u64, rounds: u64) {
     }
     if engine == Engine::Postgres {
         // What the filling left to be written is no business of the runs.
-        tables[0].1.execute("CHECKPOINT").await;
+        tables[0].1.place.execute("CHECKPOINT").await;
     }
     for round in 0..=rounds {
         // Whoever begins a round is not always the same one either.
@@ -176,6 +107,9 @@ async fn measure(engine: Engine, rows: u64, jobs: u64, rounds: u64) {
         }
     }
     tables.sort_by_key(|(filled, ..)| *filled as u8);
+    if place::figures().is_some() {
+        return print(tables, jobs).await;
+    }
     let empty = tables[0].2.clone();
     for (filled, table, runs) in tables {
         #[allow(clippy::cast_precision_loss)]
@@ -192,7 +126,19 @@ async fn measure(engine: Engine, rows: u64, jobs: u64, rounds: u64) {
         println!(
             "{engine:?} {filled:?}: {per_second:.0} jobs/s, {ratio:.2} times the empty table's rate (half of the rounds: {low:.2} to {high:.2})"
         );
-        table.end().await;
+        table.place.end().await;
+    }
+}
+
+/// The rates of each round, a line each.
+async fn print(tables: Vec<(Filled, Table, Vec<f64>)>, jobs: u64) {
+    for (filled, table, runs) in tables {
+        for run in runs {
+            #[allow(clippy::cast_precision_loss)]
+            let rate = jobs as f64 / run;
+            println!("{{\"filled\": \"{filled:?}\", \"rate\": {rate:.1}}}");
+        }
+        table.place.end().await;
     }
 }
 

@@ -4,6 +4,7 @@
 #   require cc         a C compiler: SQLite is compiled into larder
 #   require postgres   PostgreSQL 15 or newer, its server programs included
 #   require pgbouncer  PgBouncer, which one test puts before the server
+#   require redis      Redis and redis-benchmark, for benches/peers
 #
 # `require` installs what is missing where it can (as root, with apt) and
 # otherwise says what to install and exits with 2.
@@ -41,6 +42,7 @@ is_there() {
     cc) command -v cc >/dev/null ;;
     postgres) find_postgres >/dev/null ;;
     pgbouncer) command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]] ;;
+    redis) command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null ;;
     *) echo "tests/requirements.sh knows nothing named $1" >&2 && return 2 ;;
     esac
 }
@@ -76,6 +78,7 @@ install_with_apt() (
         cc) packages+=(gcc libc6-dev) ;;
         postgres) packages+=(postgresql) ;;
         pgbouncer) packages+=(pgbouncer) ;;
+        redis) packages+=(redis-server redis-tools) ;;
         esac
     done
 
@@ -113,6 +116,10 @@ say_what_to_install() {
         pgbouncer)
             apt+=' pgbouncer' dnf+=' pgbouncer' brew+=' pgbouncer'
             echo "Missing: PgBouncer, which a test puts before the server."
+            ;;
+        redis)
+            apt+=' redis-server redis-tools' dnf+=' redis' brew+=' redis'
+            echo "Missing: Redis, beside which larder is measured."
             ;;
         esac
     done >&2

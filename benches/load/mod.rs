@@ -1,16 +1,17 @@
 //! One load for every benchmark of the cache: 10,000 keys, values of about 250 bytes of JSON, so many callers at once.
 
-use std::sync::Arc;
 mod plain;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::Cache;
-use larder::database::{DatabaseOptions, Engine};
+use larder::database::Engine;
 use plain::Plain;
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::place::{Place, scatter};
 
 pub(crate) const KEYS: u64 = 10_000;
 
@@ -18,6 +19,8 @@ pub(crate) const KEYS: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     Get,
+    /// The same key always.
+    GetHot,
     Set,
     GetOrCompute,
     /// A set past larder, on PostgreSQL.
@@ -51,29 +54,15 @@ impl Profile {
 /// A cache of its own, gone when it ends.
 pub(crate) struct Store {
     pub(crate) cache: Cache,
-    url: String,
-    schema: String,
+    place: Place,
     keys: Arc<[String]>,
     plain: Option<Plain>,
-    _directory: tempfile::TempDir,
-}
-
-/// Where each caller goes next; the same for every run.
-fn scatter(seed: u64) -> u64 {
-    let mixed = (seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    (mixed ^ (mixed >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 20
 }
 
 impl Store {
     pub(crate) async fn new(engine: Engine) -> Self {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let url = match engine {
-            Engine::Sqlite => format!("sqlite://{}", directory.path().join("bench.db").display()),
-            Engine::Postgres => std::env::var("LARDER_TEST_POSTGRES_URL").unwrap(),
-        };
-        let schema = format!("bench {}", uuid::Uuid::now_v7().simple());
-        let options = DatabaseOptions::new(&url).schema(&schema);
-        let cache = Cache::new(options.connect().await.unwrap());
+        let place = Place::new(engine);
+        let cache = Cache::new(place.connect().await);
         let items = (0..KEYS).map(|id| (format!("user:{id}"), Profile::new(id)));
         cache
             .set_many(items.collect::<Vec<_>>(), larder::Expiration::Never)
@@ -81,22 +70,21 @@ impl Store {
             .unwrap();
         let plain = match engine {
             Engine::Sqlite => None,
-            Engine::Postgres => Some(Plain::new(&url, &schema).await),
+            Engine::Postgres => Some(Plain::new(&place.url, &place.schema).await),
         };
         Self {
             cache,
-            url,
-            schema,
+            place,
             plain,
             keys: (0..KEYS).map(|id| format!("user:{id}")).collect(),
-            _directory: directory,
         }
     }
 
     async fn one(&self, work: Work, id: u64) {
+        let id = if work == Work::GetHot { 0 } else { id };
         let key = &self.keys[usize::try_from(id).unwrap()];
         match work {
-            Work::Get => {
+            Work::Get | Work::GetHot => {
                 let found: Option<Profile> = self.cache.get(key).await.unwrap();
                 assert_eq!(found.unwrap().id, id);
             }
@@ -150,11 +138,6 @@ impl Store {
 
     pub(crate) async fn end(&self) {
         self.cache.database().close().await;
-        if self.cache.database().engine() == Engine::Postgres {
-            let mut connection = PgConnection::connect(&self.url).await.unwrap();
-            let sql = AssertSqlSafe(format!("DROP SCHEMA \"{}\" CASCADE", self.schema));
-            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-            connection.close().await.unwrap();
-        }
+        self.place.clear().await;
     }
 }

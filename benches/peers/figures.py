@@ -1,4 +1,4 @@
-"""The figures of a peer's own benchmark program, as one line of JSON: python figures.py pgbench LOG | redis."""
+"""The figures of a peer's own benchmark program, as one line of JSON: python figures.py pgbench LOG | redis TEST."""
 
 import csv
 import glob
@@ -17,8 +17,8 @@ def pgbench(text, prefix):
     }
 
 
-def redis(text):
-    row = next(row for row in csv.DictReader(text.splitlines()) if row["test"] == "GET")
+def redis(text, test):
+    row = next(row for row in csv.DictReader(text.splitlines()) if row["test"] == test)
     return {
         "rate": float(row["rps"]),
         "median": float(row["p50_latency_ms"]) * 1000,
@@ -28,4 +28,4 @@ def redis(text):
 
 
 text = sys.stdin.read()
-print(json.dumps(pgbench(text, sys.argv[2]) if sys.argv[1] == "pgbench" else redis(text)))
+print(json.dumps({"pgbench": pgbench, "redis": redis}[sys.argv[1]](text, sys.argv[2])))

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Measures larder and its peers at the same work, in turn, and writes
-# docs/BENCHMARKS.md:
+# docs/BENCHMARKS.md with its plots:
 #
 #   benches/peers/run.sh [WORK...]
 #
-# A work is a file in benches/peers/works, without its ending; all of them unless
-# said. ROUNDS (5) is how often each is measured, SECONDS_EACH (3) for how long.
-# PostgreSQL is a server of this script's own, with fsync on, and so is Redis;
-# diskcache goes into a folder below target/. What cannot be had is named in the
-# result. NOTE is a sentence on the machine that goes into it.
+# A work is a file in benches/peers/works, without its ending, or a pattern of such;
+# `growth` is what calls cost in tables of many sizes. Without names it is all of
+# them; with names the table is printed, and the page stays as it is. ROUNDS (5) is
+# how often each is measured, SECONDS_EACH (2) for how long where time decides. With
+# PROFILE=dev larder is built as for its tests, to try this script itself.
+# PostgreSQL is a server of this script's own, with fsync on, and so is Redis. The
+# peers come from their package registries into a folder below target/. One that
+# cannot be had is named in the result. NOTE is a sentence on the machine that goes
+# into it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -18,118 +22,148 @@ if [[ -z ${LARDER_PEERS_POSTGRES:-} ]]; then
 fi
 
 rounds=${ROUNDS:-5}
-seconds=${SECONDS_EACH:-3}
-target=${CARGO_TARGET_DIR:-target}
-folder=$target/peers
+seconds=${SECONDS_EACH:-2}
+jobs=${JOBS:-20000}
+purged_items=${PURGED_ITEMS:-1000000}
+folder=${CARGO_TARGET_DIR:-target}/peers
 mkdir -p "$folder"
-export BENCH_FOLDER=$folder
-results=$folder/results.jsonl
+# What is measured lies here, on the disk of target/, and is gone at the end.
+BENCH_FOLDER=$(realpath "$(mktemp -d "$folder/run.XXXXXX")")
+export BENCH_FOLDER
+results=$BENCH_FOLDER/results.jsonl
+growth=$BENCH_FOLDER/growth.jsonl
 : >"$results"
-missing=()
 
-# --- Who takes part ---------------------------------------------------------------
-
-larder_program=$(cargo bench --no-default-features --bench cache --no-run 2>&1 | sed -n 's/.*Executable benches\/cache\.rs (\(.*\))$/\1/p')
-[[ -x $larder_program ]] || {
-    echo "benches/peers/run.sh: benches/cache.rs does not build; try: cargo bench --bench cache --no-run" >&2
-    exit 2
-}
-
-python=$folder/venv/bin/python
-if ! "$python" -c 'import diskcache' 2>/dev/null; then
-    { python3 -m venv "$folder/venv" && "$folder/venv/bin/pip" install --quiet diskcache==5.6.3; } ||
-        missing+=("diskcache (no venv, or no package registry)")
-fi
-for program in pgbench redis-server redis-benchmark; do
-    if ! command -v "$program" >/dev/null; then
-        missing+=("$program (not installed)")
+leave() {
+    if [[ -n ${redis:-} ]]; then
+        kill "$redis" 2>/dev/null || true
+        wait "$redis" 2>/dev/null || true
     fi
+    rm -rf "$BENCH_FOLDER"
+}
+trap leave EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# shellcheck source=SCRIPTDIR/../../tests/requirements.sh
+source tests/requirements.sh
+# shellcheck source=SCRIPTDIR/take_part.sh
+source benches/peers/take_part.sh
+# shellcheck source=SCRIPTDIR/measures.sh
+source benches/peers/measures.sh
+
+# --- What is measured -------------------------------------------------------------
+
+files=()
+wants_growth=''
+for name in "${@:-*}"; do
+    if [[ $name == growth || $name == '*' ]]; then
+        wants_growth=yes
+        [[ $name == '*' ]] || continue
+    fi
+    # shellcheck disable=SC2206 # The name may be a pattern.
+    found=(benches/peers/works/$name.sh)
+    if [[ ! -e ${found[0]} ]]; then
+        echo "benches/peers/run.sh: there is no work $name in benches/peers/works" >&2
+        exit 2
+    fi
+    files+=("${found[@]}")
 done
 
-redis_port=''
-redis=''
-if command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null; then
-    for _ in {1..20}; do
-        redis_port=$((20000 + RANDOM % 12000))
-        redis-server --bind 127.0.0.1 --port "$redis_port" --save '' --appendonly no --dir "$folder" >/dev/null &
-        redis=$!
-        for _ in {1..50}; do
-            if ! kill -0 "$redis" 2>/dev/null; then
-                break
-            fi
-            if redis-cli -p "$redis_port" ping >/dev/null 2>&1; then
-                break 2
-            fi
-            sleep 0.1
-        done
-    done
-    trap 'kill "$redis"' EXIT
-    redis-benchmark -p "$redis_port" -t set -d 250 -r 10000 -n 200000 -q >/dev/null
+echo 'Building larder' >&2
+log=$BENCH_FOLDER/build.log
+benches=(cache jobs queue purge growth)
+profile=${PROFILE:-bench}
+if ! cargo bench --profile "$profile" "${benches[@]/#/--bench=}" --no-run >"$log" 2>&1; then
+    cat "$log" >&2
+    exit 2
 fi
-
-# --- How each is measured: one line of JSON, with rate, median, p99 and cold --------
-
-larder() { # ENGINE WORK CALLERS
-    "$larder_program" --figures "$1" "$2" "$3" "$seconds"
-}
-
-diskcache() { # WORK CALLERS
-    JSON_TEXT=1 "$python" benches/peers/diskcache_load.py "$1" "$2" "$seconds"
-}
-
-pgbench_select() { # CLIENTS
-    local log=$folder/pgbench script=$folder/select.sql
-    psql --quiet "$LARDER_TEST_POSTGRES_URL" <<'SQL'
-SET client_min_messages = error;
-DROP TABLE IF EXISTS pgbench_item;
-CREATE TABLE pgbench_item (key text PRIMARY KEY, value json NOT NULL);
-INSERT INTO pgbench_item SELECT 'user:' || n, json_build_object('id', n, 'name', 'User ' || n, 'email',
-    'user' || n || '@example.com', 'tags', json_build_array('alpha', 'beta', 'gamma'), 'score', 12.5,
-    'text', repeat('x', 128)) FROM generate_series(0, 9999) AS n;
-VACUUM ANALYZE pgbench_item;
-SQL
-    printf '%s\n' '\set n random(0, 9999)' \
-        "SELECT value FROM pgbench_item WHERE key = 'user:' || CAST(:n AS text);" >"$script"
-    pgbench --no-vacuum --protocol prepared --client "$1" --jobs 2 --time 1 --file "$script" \
-        "$LARDER_TEST_POSTGRES_URL" >/dev/null 2>&1
-    rm -f "$log".*
-    pgbench --no-vacuum --protocol prepared --client "$1" --jobs 2 --time "${seconds%.*}" --file "$script" \
-        --log --log-prefix "$log" --sampling-rate 0.1 "$LARDER_TEST_POSTGRES_URL" 2>/dev/null |
-        python3 benches/peers/figures.py pgbench "$log"
-}
-
-redis_get() { # CLIENTS
-    redis-benchmark -p "$redis_port" -t get -c "$1" -d 250 -r 10000 -n 300000 --csv |
-        python3 benches/peers/figures.py redis
-}
-
-# --- In turn ------------------------------------------------------------------------
-
-works=()
-for work in "${@:-}"; do
-    works+=(benches/peers/works/"${work:-*}".sh)
+for name in "${benches[@]}"; do
+    declare "larder_$name=$(sed -n "s/.*Executable benches\/$name\.rs (\(.*\))$/\1/p" "$log")"
 done
+# Cargo builds a package's own programs for its benchmarks.
+built=${profile/#bench/release}
+larder_program=${CARGO_TARGET_DIR:-target}/${built/#dev/debug}/larder
+
+# --- In turn ----------------------------------------------------------------------
+
+note_figures() { # SIDE FIGURES
+    printf '{"work": "%s", "peer": "%s", "measure": "%s", "at_least": %s, "side": "%s", "figures": %s}\n' \
+        "$what" "$peer" "$measure" "$at_least" "$1" "$2" >>"$results"
+}
+
+# What a work's file sets: `needs` are names of take_part.sh. It defines measure_peer and measure_larder, of one round
+# each, or else measure_both, which prints lines of a side and its figures, of all rounds at once.
+read_work() { # FILE
+    what='' peer='' measure='' at_least=null needs=() at_most_rounds=$rounds not_there=''
+    unset -f measure_both measure_peer measure_larder
+    # shellcheck source=/dev/null
+    source "$1"
+}
+
+declare -A given_up=()
+give_up() { # FILE REASON
+    given_up[$1]=$2
+    note_figures missing "\"$2\""
+    echo "$what, against $peer: $2" >&2
+}
+
 for ((round = 1; round <= rounds; round++)); do
-    # shellcheck disable=SC2068 # The names may be patterns.
-    for file in ${works[@]}; do
-        # What a work's file sets.
-        what='' peer='' measure='' at_least=''
-        # shellcheck source=/dev/null
-        source "$file"
-        if ! needs; then
+    for file in "${files[@]}"; do
+        read_work "$file"
+        if [[ -n ${given_up[$file]:-} ]] || ((round > at_most_rounds)); then
             continue
         fi
-        echo "round $round: $what, against $peer" >&2
-        for side in peer larder; do
-            figures=$("measure_$side")
-            printf '{"work": "%s", "peer": "%s", "measure": "%s", "at_least": %s, "side": "%s", "figures": %s}\n' \
-                "$what" "$peer" "$measure" "$at_least" "$side" "$figures" >>"$results"
+        for name in "${needs[@]}"; do
+            if ! have "$name"; then
+                give_up "$file" "$reason"
+                continue 2
+            fi
         done
+        if declare -F measure_both >/dev/null; then
+            if ((round == 1)); then
+                echo "[${SECONDS} s] all rounds: $what, against $peer" >&2
+                if figures=$(measure_both); then
+                    while read -r side line; do
+                        note_figures "$side" "$line"
+                    done <<<"$figures"
+                else
+                    give_up "$file" 'it could not be measured'
+                fi
+            fi
+            continue
+        fi
+        echo "[${SECONDS} s] round $round: $what, against $peer" >&2
+        if theirs=$(measure_peer) && ours=$(measure_larder); then
+            note_figures peer "$theirs"
+            note_figures larder "$ours"
+        else
+            give_up "$file" "${not_there:-it could not be measured}"
+        fi
     done
 done
 
-versions="PostgreSQL $(psql --no-align --tuples-only --command 'SHOW server_version' "$LARDER_TEST_POSTGRES_URL")"
-versions+="; $("$python" -c 'import diskcache, sqlite3, sys; print("diskcache", diskcache.__version__, "on Python", sys.version.split()[0], "with SQLite", sqlite3.sqlite_version)' 2>/dev/null || true)"
-versions+="; $(redis-server --version 2>/dev/null | sed 's/.*v=\([0-9.]*\).*/Redis \1/' || true)"
-python3 benches/peers/report.py "$results" "$rounds" "$seconds" "$versions" "${missing[@]:-}" >docs/BENCHMARKS.md
-echo "docs/BENCHMARKS.md is written" >&2
+if [[ -n $wants_growth ]]; then
+    for engine in sqlite postgres; do
+        for rows in 1000 10000 100000 1000000; do
+            echo "[${SECONDS} s] growth: $engine with $rows rows" >&2
+            printf '{"engine": "%s", "rows": %s, "figures": %s}\n' "$engine" "$rows" \
+                "$("$larder_growth" --figures "$engine" "$rows")" >>"$growth"
+        done
+    done
+fi
+
+# --- The page ---------------------------------------------------------------------
+
+page=docs/BENCHMARKS.md
+if (($# > 0)); then
+    page=/dev/stdout
+elif have matplotlib; then
+    "$python" benches/peers/plots.py "$results" "$growth" docs/benchmarks
+else
+    echo "No plots: $reason" >&2
+fi
+versions >"$BENCH_FOLDER/versions"
+python3 benches/peers/report.py "$results" "$growth" "$BENCH_FOLDER/versions" "$rounds" "$seconds" >"$BENCH_FOLDER/page"
+cat "$BENCH_FOLDER/page" >"$page"
+echo "[${SECONDS} s] done" >&2

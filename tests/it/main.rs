@@ -20,6 +20,7 @@ mod memoize_model;
 mod memoize_stale;
 mod migrations;
 mod namespaces;
+mod partitions;
 mod processes;
 mod purge;
 mod tags;

@@ -1,0 +1,4 @@
+what='PostgreSQL get, 1 caller' peer="Django's database cache" measure=median at_most_rounds=3
+needs=(django)
+measure_peer() { django postgres get; }
+measure_larder() { larder postgres get 1; }

@@ -1,0 +1,2 @@
+what='SQLite, no-op jobs, 1,000,000 finished jobs in the table' peer='larder, an empty table' measure=rate at_least=0.9
+measure_both() { once queue-sqlite queue_rounds sqlite | of_filled Finished; }

@@ -1,0 +1,2 @@
+what='SQLite purge of 500,000 of 1,000,000 items: longest wait of a writer of another process' peer='the bound' measure=longest at_least=1
+measure_both() { once purge-sqlite-elsewhere purge_rounds sqlite elsewhere | against_bound longest 15000; }
