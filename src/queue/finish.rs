@@ -15,7 +15,7 @@ use crate::database::{Database, JsonText, Sql, Tx, query};
 use crate::error::{Error, Result};
 
 /// Attempts in one statement.
-const BATCH: usize = 500;
+const BATCH: usize = 1_000;
 /// The first and the longest wait while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
