@@ -42,8 +42,9 @@ impl QueueState {
 }
 
 impl Queue {
-    /// Pauses the queue `name` over the whole fleet, whether there are jobs in it or not. Once this has returned none
-    /// of its jobs is begun; those that run go on. Whether it was not paused before.
+    /// Pauses the queue `name` over the whole fleet, whether there are jobs in it or not. Once this has returned no
+    /// worker takes one of its jobs; those that are running go on. Of jobs that are over in no time a worker takes some
+    /// ahead, and may begin them up to half a second later. Whether it was not paused before.
     ///
     /// # Errors
     /// Where the name is not valid or the database fails.
