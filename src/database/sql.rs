@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 20] = [
+pub(super) const PAIRS: [Pair; 21] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -121,6 +121,13 @@ pub(super) const PAIRS: [Pair; 20] = [
         sqlite: "? IS NOT NULL",
         postgres: "pg_try_advisory_xact_lock(?)",
     },
+    // How long this statement waits for rows that somebody else holds, and none after it. An uncorrelated subquery is
+    // evaluated once, before the first row. SQLite's one lock has the busy timeout of its connection.
+    Pair {
+        name: "within",
+        sqlite: "? IS NOT NULL",
+        postgres: "(SELECT set_config('lock_timeout', ?, TRUE)) IS NOT NULL",
+    },
     Pair {
         name: "clock",
         sqlite: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
@@ -215,6 +222,32 @@ macro_rules! overwrite {
             $now,
             "} AND item.created_at > excluded.updated_at ",
             "THEN item.created_at ELSE excluded.updated_at END"
+        )
+    };
+}
+
+/// The items of a batch, where `$which` holds.
+macro_rules! set_many {
+    ($which:literal) => {
+        concat!(
+            "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
+             SELECT $1, e.value->>0, {json:e.value->>1}, {time:e.value->>2}, $3, $4, $4, $6 FROM {each:$2} AS e WHERE ",
+            $which,
+            overwrite!("$4", "$5")
+        )
+    };
+}
+
+/// Without the items of a batch, where `$which` holds.
+macro_rules! delete_many {
+    ($which:literal) => {
+        concat!(
+            "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
+             WHERE item.namespace = $1 AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND ",
+            $which,
+            " ORDER BY item.key {lock}) \
+             DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
+             RETURNING key, vacant"
         )
     };
 }
@@ -450,10 +483,9 @@ statements! {
     CacheSet: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
          VALUES ($1, $2, $3, $4, $5, $6, $6, $8)", overwrite!("$6", "$7"));
-    CacheSetMany: concat!(
-        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
-         SELECT $1, e.value->>0, {json:e.value->>1}, {time:e.value->>2}, $3, $4, $4, $6 FROM {each:$2} AS e WHERE TRUE",
-        overwrite!("$4", "$5"));
+    CacheSetMany: set_many!("TRUE");
+    // Of calls that were gathered: whose row somebody else holds must not hold up the others.
+    CacheSetEach: set_many!("{within:$7}");
     CacheAdd: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
          VALUES ($1, $2, $3, $4, $5, $6, $6, $7) \
@@ -478,11 +510,8 @@ statements! {
     CacheTouch: "UPDATE {item} AS item SET expires_at = $4 \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 RETURNING vacant";
-    CacheDeleteMany: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
-        WHERE item.namespace = $1 AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} \
-        ORDER BY item.key {lock}) \
-        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
-        RETURNING key, vacant";
+    CacheDeleteMany: delete_many!("TRUE");
+    CacheDeleteEach: delete_many!("{within:$3}");
     CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
     CacheNamespaces: "SELECT DISTINCT item.namespace FROM {item} AS item ORDER BY 1";

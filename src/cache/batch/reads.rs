@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Cache;
 use super::{Call, Gather, Place};
@@ -61,12 +62,6 @@ impl<T> Read<T> {
     }
 }
 
-impl<T> Clone for Read<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone(), PhantomData)
-    }
-}
-
 impl<T: Columns> Gather<Read<T>> {
     /// What the live item of `key` has, and the instant at which it was live.
     pub(in crate::cache) async fn read(
@@ -115,6 +110,7 @@ impl<T: Columns> Call for Read<T> {
         place: &Place,
         hand: &mut Connection,
         calls: &[Self],
+        _: Duration,
     ) -> Result<Vec<Self::Answer>> {
         let mut tx = hand.tx();
         let mut keys: Vec<&str> = calls.iter().map(Call::key).collect();
@@ -137,5 +133,9 @@ impl<T: Columns> Call for Read<T> {
             .iter()
             .map(|call| (rows.get(call.key()).cloned(), now))
             .collect())
+    }
+
+    fn give_up(mut hand: Connection) {
+        hand.give_up();
     }
 }
