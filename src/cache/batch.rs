@@ -78,6 +78,7 @@ pub(super) struct Place {
 pub(super) struct Calls {
     pub(super) gets: Arc<Gather<Read<Value>>>,
     pub(super) deadlines: Arc<Gather<Read<Deadline>>>,
+    pub(super) fresh: Arc<Gather<Read<super::hit::Fresh>>>,
     pub(super) hits: Arc<Gather<Read<super::hit::Memoized>>>,
     pub(super) writes: Arc<Gather<Write>>,
 }

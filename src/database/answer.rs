@@ -1,6 +1,7 @@
 //! Giving up on a server that says nothing more: the network is cut and nobody told the connection (it is half open).
 
 use std::future::Future;
+use std::pin::Pin;
 #[cfg(feature = "worker")]
 use std::pin::pin;
 use std::sync::Arc;
@@ -51,7 +52,11 @@ impl Database {
 
     /// What `work` gives that sends so many bytes, or a transient error where the server does not answer in time. The
     /// connection is then to be given up.
-    pub(crate) async fn heard<T>(&self, bytes: usize, work: impl Future<Output = T>) -> Result<T> {
+    pub(crate) async fn heard<T>(
+        &self,
+        bytes: usize,
+        work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T> {
         match self.patience(bytes) {
             Some(limit) => within(limit, work).await,
             None => Ok(work.await),
@@ -77,7 +82,7 @@ impl Database {
         let limit = limit.clamp(self.acquire_timeout(), patience);
         let given_up = Arc::new(AtomicBool::new(false));
         let mut work = pin!(GIVEN_UP.scope(given_up.clone(), work));
-        let done = within(limit, &mut work).await;
+        let done = within(limit, work.as_mut()).await;
         if done.is_err() {
             given_up.store(true, Ordering::Release);
         }
@@ -85,7 +90,7 @@ impl Database {
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T> {
+async fn within<T>(limit: Duration, work: Pin<&mut impl Future<Output = T>>) -> Result<T> {
     tokio::time::timeout(limit, work).await.map_err(|_| {
         Error::transient(format!(
             "the database did not answer within {} s",

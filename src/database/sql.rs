@@ -226,6 +226,19 @@ macro_rules! overwrite {
     };
 }
 
+/// What a value that is there has to be refreshed as: nothing, as a rule.
+macro_rules! to_refresh {
+    ($now:literal) => {
+        concat!(
+            "CASE WHEN item.stale_at <= ",
+            $now,
+            " AND NOT COALESCE(item.retry_at > ",
+            $now,
+            ", FALSE) THEN item.generation END"
+        )
+    };
+}
+
 /// The items of a batch, where `$which` holds.
 macro_rules! set_many {
     ($which:literal) => {
@@ -464,7 +477,7 @@ statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND {live:$3}";
-    // What SQLite reads on the caller's own thread. Parameters come in the order of their numbers.
+    // What SQLite reads on the caller's own thread. Parameters come in the order of their numbers, and so must these.
     CacheGetHere: concat!("SELECT ", small!(), " FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}");
     MemoReadHere: concat!("SELECT ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
@@ -543,7 +556,13 @@ statements! {
         CAST(COALESCE(SUM(octet_length(item.key) + octet_length(CAST(item.value AS text))), 0) AS bigint), \
         MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1 AND NOT item.vacant";
 
-    // The one read of a memoized value that is there.
+    // The one read of a memoized value that is there, for one who refreshes it when it is stale and no sooner. A column that
+    // is not sent is not read.
+    MemoFreshHere: concat!("SELECT ", small!(), ", ", to_refresh!("$1"), " FROM {item} AS item \
+        WHERE item.namespace = $2 AND item.key = $3 AND {live:$1}");
+    MemoFreshEach: concat!("SELECT item.key, ", small!(), ", ", to_refresh!("$3"), " FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
+    // All that is to be known of it.
     MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     // Of a value that nobody has written since.

@@ -1,5 +1,6 @@
 //! The right to have a statement under way, and what whoever has it does.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,21 +65,26 @@ impl<C: Call> Lane<C> {
     /// One call, asked in its caller's task, which has waited until `limit` at the latest for a connection. Those who came
     /// meanwhile go on in a task of their own.
     pub(super) async fn alone(mut self, call: C, limit: Option<Instant>) -> Alone<C> {
-        let connects = C::connect(&self.place.database);
-        let connected = match limit {
-            None => connects.await,
-            Some(limit) => match tokio::time::timeout_at(limit, connects).await {
-                Ok(connected) => connected,
-                Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
-            },
+        let connected = {
+            // Futures of this size are not to be moved.
+            let mut connects = pin!(C::connect(&self.place.database));
+            match limit {
+                None => connects.await,
+                Some(limit) => match tokio::time::timeout_at(limit, connects.as_mut()).await {
+                    Ok(connected) => connected,
+                    Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+                },
+            }
         };
         let mut hand = match connected {
             Ok(hand) => hand,
             Err(error) => return Alone::Answered(Err(error)),
         };
-        let calls = std::slice::from_ref(&call);
-        let sends = C::send(&self.place, &mut hand, calls, BRIEFLY);
-        let heard = self.place.database.heard(call.bytes(), sends).await;
+        let heard = {
+            let calls = std::slice::from_ref(&call);
+            let sends = pin!(C::send(&self.place, &mut hand, calls, BRIEFLY));
+            self.place.database.heard(call.bytes(), sends).await
+        };
         let (answered, hand) = match heard {
             Ok(Ok(answers)) => (Ok(answers), Some(hand)),
             Ok(Err(error)) => (Err(error), None),
@@ -171,7 +177,11 @@ impl<C: Call> Lane<C> {
     /// Has what is under way answered, but for what met a lock; and the hand if it is good for more.
     pub(super) async fn deliver(&mut self, mut hand: C::Hand, lock: Duration) -> Option<C::Hand> {
         let (database, bytes) = (self.place.database.clone(), self.under_way.bytes());
-        match database.heard(bytes, self.send(&mut hand, lock)).await {
+        let heard = {
+            let sends = pin!(self.send(&mut hand, lock));
+            database.heard(bytes, sends).await
+        };
+        match heard {
             Ok(usable) => usable.then_some(hand),
             Err(error) => {
                 C::give_up(hand);

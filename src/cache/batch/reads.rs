@@ -23,6 +23,15 @@ pub(in crate::cache) trait Columns: Send + Sync + 'static {
     type Keyed: FetchedRow;
 
     fn split(keyed: Self::Keyed) -> (String, Self::Row);
+
+    /// What `HERE` is given, in the order of its numbers.
+    fn parameters<'p>(
+        namespace: &'p dyn Bind,
+        key: &'p dyn Bind,
+        now: &'p dyn Bind,
+    ) -> [&'p dyn Bind; 3] {
+        [namespace, key, now]
+    }
 }
 
 /// The value of an item.
@@ -79,7 +88,8 @@ impl<T: Columns> Gather<Read<T>> {
     }
 
     fn here(cache: &Cache, key: &str, now: Timestamp) -> Option<Option<T::Row>> {
-        let parameters: [&dyn Bind; 3] = [&&*cache.namespace, &key, &now];
+        let namespace = &*cache.namespace;
+        let parameters = T::parameters(&namespace, &key, &now);
         cache.database.read_here(T::HERE, &parameters)
     }
 }
