@@ -252,9 +252,13 @@ impl Cache {
         let (found, _) = self.calls.gets.read(self, key).await?;
         match found {
             Some((Some(text),)) => decode(key, &text.0).map(Some),
-            Some((None,)) => self.get_in(self.database.read().await?.tx(), key).await,
+            Some((None,)) => Box::pin(self.get_large(key)).await,
             None => Ok(None),
         }
+    }
+
+    async fn get_large<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        self.get_in(self.database.read().await?.tx(), key).await
     }
 
     /// The values of those of `keys` that have a live item, in one statement.

@@ -3,7 +3,6 @@
 //! This is the only module that knows that there are two. Above it, a statement runs on a [`Tx`], whatever is behind.
 
 mod alone;
-#[cfg(feature = "worker")]
 mod answer;
 mod connect;
 mod here;
@@ -227,7 +226,6 @@ impl<T> FetchedRow for T where
 /// A pooled connection, on loan for one operation.
 pub(crate) struct Connection {
     inner: Loan,
-    #[cfg(feature = "worker")]
     patience: answer::Patience,
 }
 
@@ -247,25 +245,28 @@ impl Connection {
             Loan::Postgres(connection) => Tx::Postgres(&mut *connection),
         }
     }
+
+    /// Closes it when it is dropped: its server does not answer.
+    pub(crate) fn give_up(&mut self) {
+        if let Loan::Postgres(connection) = &mut self.inner {
+            connection.close_on_drop();
+        }
+    }
 }
 
 impl From<Loan> for Connection {
     fn from(inner: Loan) -> Self {
         Self {
             inner,
-            #[cfg(feature = "worker")]
             patience: answer::Patience::of_this_task(),
         }
     }
 }
 
-#[cfg(feature = "worker")]
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Loan::Postgres(connection) = &mut self.inner
-            && self.patience.is_over()
-        {
-            connection.close_on_drop();
+        if self.patience.is_over() {
+            self.give_up();
         }
     }
 }

@@ -120,6 +120,30 @@ impl Error {
         matches!(self.of_sqlx(), Some(sqlx::Error::Database(_)))
     }
 
+    /// Whether it refused for what it was given, so that a part of that may pass. A statement that somebody cancelled, or
+    /// that took too long, is none.
+    pub(crate) fn is_of_its_contents(&self) -> bool {
+        self.is_refusal() && !self.is_transient() && !self.has_code(&["57014"])
+    }
+
+    /// Whether others were in its way, who may not be in that of a part: a serialisation failure, a deadlock, a lock that
+    /// took too long to wait for.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.has_code(&["40001", "40P01"]) || self.is_lock_timeout()
+    }
+
+    /// Whether somebody else had a lock for longer than it was to be waited for.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        self.has_code(&["55P03"])
+    }
+
+    fn has_code(&self, codes: &[&str]) -> bool {
+        let error = self.of_sqlx().and_then(sqlx::Error::as_database_error);
+        error
+            .and_then(|error| error.code())
+            .is_some_and(|code| codes.contains(&&*code))
+    }
+
     /// Whether no connection came in time.
     pub(crate) fn is_timeout_of_the_pool(&self) -> bool {
         matches!(self.of_sqlx(), Some(sqlx::Error::PoolTimedOut))

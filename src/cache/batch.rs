@@ -2,22 +2,30 @@
 //!
 //! A call that meets no other asks at once, in its own task, and waits for nothing. What comes while it is under way waits
 //! in a queue; whoever is done takes all of it along, on the connection that it has. Where that takes long, more statements
-//! are sent beside it. A call is only ever answered by a statement that was sent after it began.
+//! are sent beside it. What meets a lock of somebody else's waits for it aside, and holds up nobody. A call is only ever
+//! answered by a statement that was sent after it began.
 
+mod aside;
 mod lane;
 mod reads;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod together;
 mod writes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use lane::Lane;
+use lane::{Alone, Kind, Lane};
 pub(super) use reads::{Columns, Deadline, Read, Value};
+use together::Together;
 pub(super) use writes::Write;
 
 use crate::database::Database;
@@ -33,11 +41,12 @@ const PATIENCE: Duration = Duration::from_millis(5);
 const MOST_LANES: usize = 6;
 
 /// What is asked of the database, one item of it.
-pub(super) trait Call: Clone + Send + Sync + Sized + 'static {
+pub(super) trait Call: Send + Sync + Sized + 'static {
     type Answer: Send + 'static;
     /// What statements are sent by.
     type Hand: Send;
-    /// Whether calls of one key are sent in their order, and one after the other.
+    /// Whether calls change what they are about: those of one key are sent in their order, and one after the other, and
+    /// they may meet locks.
     const ORDERED: bool;
 
     fn key(&self) -> &str;
@@ -45,12 +54,16 @@ pub(super) trait Call: Clone + Send + Sync + Sized + 'static {
     fn class(&self) -> u8;
     fn bytes(&self) -> usize;
     fn connect(database: &Database) -> impl Future<Output = Result<Self::Hand>> + Send;
-    /// The answers to `calls`, which are of one class, in their order.
+    /// The answers to `calls`, which are of one class, in their order. A row that somebody else holds is waited for
+    /// no longer than `lock`.
     fn send(
         place: &Place,
         hand: &mut Self::Hand,
         calls: &[Self],
+        lock: Duration,
     ) -> impl Future<Output = Result<Vec<Self::Answer>>> + Send;
+    /// Lets go of what a server does not answer.
+    fn give_up(hand: Self::Hand);
 }
 
 /// Where calls go.
@@ -65,6 +78,7 @@ pub(super) struct Place {
 pub(super) struct Calls {
     pub(super) gets: Arc<Gather<Read<Value>>>,
     pub(super) deadlines: Arc<Gather<Read<Deadline>>>,
+    pub(super) fresh: Arc<Gather<Read<super::hit::Fresh>>>,
     pub(super) hits: Arc<Gather<Read<super::hit::Memoized>>>,
     pub(super) writes: Arc<Gather<Write>>,
 }
@@ -72,21 +86,31 @@ pub(super) struct Calls {
 /// The calls of one kind, by namespace.
 pub(super) struct Gather<C: Call> {
     queues: Mutex<HashMap<Arc<str>, Queue<C>>>,
+    tickets: AtomicU64,
 }
 
 struct Queue<C: Call> {
     waiting: VecDeque<Waiting<C>>,
     lanes: usize,
-    /// The keys of ordered calls that are under way.
+    /// The keys of ordered calls that are under way, or wait for a lock.
     busy: HashSet<String>,
-    tickets: u64,
+    /// What waits for locks, beside what lanes aside have of it: calls of one key each.
+    blocked: VecDeque<Together<C>>,
+    aside: usize,
 }
 
 struct Waiting<C: Call> {
     call: C,
+    asker: Asker<C>,
+}
+
+/// Who waits for an answer.
+struct Asker<C: Call> {
     ticket: u64,
     tell: oneshot::Sender<Told<C>>,
 }
+
+type Answered<C> = (u64, oneshot::Receiver<Told<C>>);
 
 enum Told<C: Call> {
     Answer(Result<C::Answer>),
@@ -98,6 +122,7 @@ impl<C: Call> Default for Gather<C> {
     fn default() -> Self {
         Self {
             queues: Mutex::default(),
+            tickets: AtomicU64::new(0),
         }
     }
 }
@@ -114,7 +139,8 @@ impl<C: Call> Default for Queue<C> {
             waiting: VecDeque::new(),
             lanes: 0,
             busy: HashSet::new(),
-            tickets: 0,
+            blocked: VecDeque::new(),
+            aside: 0,
         }
     }
 }
@@ -122,34 +148,48 @@ impl<C: Call> Default for Queue<C> {
 impl<C: Call> Gather<C> {
     /// The answer to `call`.
     pub(super) async fn ask(self: &Arc<Self>, place: &Place, call: C) -> Result<C::Answer> {
-        let began = Instant::now();
-        let (ticket, mut told) = match self.enter(place, call) {
-            Entered::Lane(lane, call) => return lane.alone(call).await,
-            Entered::Queue(ticket, told) => (ticket, told),
-        };
+        // That of the pool, for one who does not wait here.
+        let mut limit = None;
+        let mut entered = self.enter(place, call);
+        loop {
+            let waits = match entered {
+                Entered::Lane(lane, call) => match lane.alone(call, limit).await {
+                    Alone::Answered(answer) => return answer,
+                    Alone::Blocked(waits) => waits,
+                },
+                Entered::Queue(waits) => waits,
+            };
+            let limit =
+                *limit.get_or_insert_with(|| Instant::now() + place.database.acquire_timeout());
+            match self.wait(place, waits, limit).await {
+                Some(Told::Answer(answer)) => return answer,
+                Some(Told::Lead(call, lane)) => entered = Entered::Lane(lane, call),
+                // Nothing drops a sender without a word.
+                None => return Err(Error::transient("the call was given up; try again")),
+            }
+        }
+    }
+
+    /// What one who waits is told.
+    async fn wait(
+        self: &Arc<Self>,
+        place: &Place,
+        (ticket, mut told): Answered<C>,
+        limit: Instant,
+    ) -> Option<Told<C>> {
         if let Ok(told) = tokio::time::timeout(PATIENCE, &mut told).await {
-            return self.told(told.ok()).await;
+            return told.ok();
         }
         if let Some(lane) = self.another_lane(place) {
             tokio::spawn(lane.run(None));
         }
-        let limit = began + place.database.acquire_timeout();
         if let Ok(told) = tokio::time::timeout_at(limit, &mut told).await {
-            return self.told(told.ok()).await;
+            return told.ok();
         }
         if self.leave(place, ticket) {
-            return Err(Error::from(sqlx::Error::PoolTimedOut));
+            return Some(Told::Answer(Err(Error::from(sqlx::Error::PoolTimedOut))));
         }
-        self.told(told.await.ok()).await
-    }
-
-    async fn told(&self, told: Option<Told<C>>) -> Result<C::Answer> {
-        match told {
-            Some(Told::Answer(answer)) => answer,
-            Some(Told::Lead(call, lane)) => lane.alone(call).await,
-            // Nothing drops a sender without a word.
-            None => Err(Error::transient("the call was given up; try again")),
-        }
+        told.await.ok()
     }
 
     /// A lane of the caller's own where there is one, or else a place in the queue.
@@ -159,29 +199,34 @@ impl<C: Call> Gather<C> {
             Some(queue) => queue,
             None => queues.entry(place.namespace.clone()).or_default(),
         };
-        let free = queue.lanes == 0 && queue.waiting.is_empty();
+        let free = queue.lanes == 0 && !queue.has_work();
         if (free || call.bytes() > LARGE) && !queue.is_behind(&call) {
             queue.lanes += 1;
             let own = C::ORDERED.then(|| call.key().to_owned());
             queue.busy.extend(own.clone());
             return Entered::Lane(Lane::new(self, place, own), call);
         }
+        let (asker, waits) = self.asker();
+        queue.waiting.push_back(Waiting { call, asker });
+        Entered::Queue(waits)
+    }
+
+    fn asker(&self) -> (Asker<C>, Answered<C>) {
         let (tell, told) = oneshot::channel();
-        queue.tickets += 1;
-        let ticket = queue.tickets;
-        queue.waiting.push_back(Waiting { call, ticket, tell });
-        Entered::Queue(ticket, told)
+        // Another one than any other's, whatever became of the queue meanwhile.
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        (Asker { ticket, tell }, (ticket, told))
     }
 
     /// One more lane for those who wait.
     fn another_lane(self: &Arc<Self>, place: &Place) -> Option<Lane<C>> {
         let mut queues = self.queues();
         let queue = queues.get_mut(&place.namespace)?;
-        if queue.waiting.is_empty() || queue.lanes >= MOST_LANES {
+        if queue.lanes >= MOST_LANES || !queue.has_work() {
             return None;
         }
         queue.lanes += 1;
-        Some(Lane::extra(self, place))
+        Some(Lane::of_kind(self, place, Kind::Extra))
     }
 
     /// Whether the call was waiting still, which it does no more.
@@ -191,7 +236,9 @@ impl<C: Call> Gather<C> {
             return false;
         };
         let before = queue.waiting.len();
-        queue.waiting.retain(|waiting| waiting.ticket != ticket);
+        queue
+            .waiting
+            .retain(|waiting| waiting.asker.ticket != ticket);
         queue.waiting.len() < before
     }
 
@@ -203,7 +250,7 @@ impl<C: Call> Gather<C> {
 
 enum Entered<C: Call> {
     Lane(Lane<C>, C),
-    Queue(u64, oneshot::Receiver<Told<C>>),
+    Queue(Answered<C>),
 }
 
 impl<C: Call> Queue<C> {
@@ -221,6 +268,32 @@ impl<C: Call> Queue<C> {
         !(C::ORDERED && self.busy.contains(waiting.call.key()))
     }
 
+    /// Whether somebody waits for a lane, and not for a key.
+    fn has_work(&self) -> bool {
+        self.waiting.iter().any(|waiting| self.may_go(waiting))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lanes + self.aside == 0 && self.waiting.is_empty() && self.blocked.is_empty()
+    }
+
+    /// Other calls of these keys may go.
+    fn settle<'k>(&mut self, keys: impl IntoIterator<Item = &'k str>) {
+        if C::ORDERED {
+            for key in keys {
+                self.busy.remove(key);
+            }
+        }
+    }
+
+    /// What was under way waits again, before all others.
+    fn put_back(&mut self, calls: Together<C>) {
+        self.settle(calls.keys());
+        for waiting in calls.into_waiting().rev() {
+            self.waiting.push_front(waiting);
+        }
+    }
+
     /// Takes out one that may go, and takes its key.
     fn pop(&mut self) -> Option<Waiting<C>> {
         let first = self
@@ -236,12 +309,12 @@ impl<C: Call> Queue<C> {
 
     /// The calls that go out next, of one class: those of a key that is under way wait, and what came after them for the
     /// same key.
-    fn take(&mut self) -> Vec<Waiting<C>> {
+    fn take(&mut self) -> Together<C> {
         let mut taken: Vec<Waiting<C>> = Vec::new();
         let (mut left, mut bytes) = (VecDeque::new(), 0);
         let mut passed_over: HashSet<String> = HashSet::new();
         while let Some(waiting) = self.waiting.pop_front() {
-            if waiting.tell.is_closed() {
+            if waiting.asker.tell.is_closed() {
                 continue;
             }
             let call = &waiting.call;
@@ -269,6 +342,6 @@ impl<C: Call> Queue<C> {
             let keys = taken.iter().map(|waiting| waiting.call.key().to_owned());
             self.busy.extend(keys);
         }
-        taken
+        Together::of(taken)
     }
 }

@@ -6,7 +6,7 @@ use super::Cache;
 use super::batch::Columns;
 use super::refresh::refreshes_early;
 use crate::clock::Timestamp;
-use crate::database::{Id, JsonText, Sql, query};
+use crate::database::{Bind, Id, JsonText, Sql, query};
 use crate::error::Result;
 
 /// A live item as the reader of a memoized value sees it.
@@ -38,6 +38,33 @@ impl Hit {
         stale_at <= now
             || beta > 0.0
                 && refreshes_early(stale_at.since(now), beta, cost, 1.0 - rand::random::<f64>())
+    }
+
+    fn and_refresh(self, now: Timestamp, beta: f64) -> (String, Option<i64>) {
+        let wants = self.wants_refresh(now, beta);
+        (self.value, wants.then_some(self.generation))
+    }
+}
+
+/// The value, and the generation that is to be refreshed: what most callers need, for the price of a `get`.
+pub(super) struct Fresh;
+
+impl Columns for Fresh {
+    const EACH: Sql = Sql::MemoFreshEach;
+    const HERE: Sql = Sql::MemoFreshHere;
+    type Row = (Option<JsonText>, Option<i64>);
+    type Keyed = (String, Option<JsonText>, Option<i64>);
+
+    fn split((key, value, to_refresh): Self::Keyed) -> (String, Self::Row) {
+        (key, (value, to_refresh))
+    }
+
+    fn parameters<'p>(
+        namespace: &'p dyn Bind,
+        key: &'p dyn Bind,
+        now: &'p dyn Bind,
+    ) -> [&'p dyn Bind; 3] {
+        [now, namespace, key]
     }
 }
 
@@ -85,13 +112,35 @@ fn hit((value, generation, stale_at, cost, retry_at, refresh): HitRow<JsonText>)
 }
 
 impl Cache {
+    /// The live value, and the generation of which it is to be refreshed: where it is stale, or by a chance of `beta`.
+    pub(super) async fn value_of(
+        &self,
+        key: &str,
+        beta: f64,
+    ) -> Result<Option<(String, Option<i64>)>> {
+        if beta > 0.0 {
+            // Not held by those who ask for no chance.
+            let hit = Box::pin(self.hit(key)).await?;
+            return Ok(hit.map(|hit| hit.and_refresh(self.now(), beta)));
+        }
+        match self.calls.fresh.read(self, key).await?.0 {
+            Some((Some(value), to_refresh)) => Ok(Some((value.0, to_refresh))),
+            Some((None, _)) => {
+                let hit = Box::pin(self.large_hit(key)).await?;
+                Ok(hit.map(|hit| hit.and_refresh(self.now(), beta)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// All of a live item.
     pub(super) async fn hit(&self, key: &str) -> Result<Option<Hit>> {
         let (found, _) = self.calls.hits.read(self, key).await?;
         match found {
             Some((Some(value), generation, stale_at, cost, retry_at, refresh)) => Ok(Some(hit((
                 value, generation, stale_at, cost, retry_at, refresh,
             )))),
-            Some((None, ..)) => self.large_hit(key).await,
+            Some((None, ..)) => Box::pin(self.large_hit(key)).await,
             None => Ok(None),
         }
     }

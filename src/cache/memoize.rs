@@ -213,16 +213,22 @@ impl Memoize<'_> {
     {
         check_key(self.key)?;
         let mut seen = None;
-        if let Some(hit) = self.cache.hit(self.key).await? {
-            match decode(self.key, &hit.value) {
+        if let Some((text, to_refresh)) = self.cache.value_of(self.key, self.plan.early).await? {
+            match decode(self.key, &text) {
                 Ok(value) => {
-                    if hit.wants_refresh(self.cache.now(), self.plan.early) {
-                        self.refresh_in_background(compute, hit.generation)?;
+                    if let Some(generation) = to_refresh {
+                        self.refresh_in_background(compute, generation)?;
                     }
                     return Ok(value);
                 }
                 Err(error) if error.is_corrupt() && self.plan.corrupt_is_miss => {
-                    seen = Some(hit.generation);
+                    // It may be another one by now.
+                    if let Some(hit) = Box::pin(self.cache.hit(self.key)).await? {
+                        if let Ok(value) = decode(self.key, &hit.value) {
+                            return Ok(value);
+                        }
+                        seen = Some(hit.generation);
+                    }
                 }
                 Err(error) => return Err(error),
             }

@@ -1,6 +1,8 @@
 //! Giving up on a server that says nothing more: the network is cut and nobody told the connection (it is half open).
 
 use std::future::Future;
+use std::pin::Pin;
+#[cfg(feature = "worker")]
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,36 +35,66 @@ impl Patience {
 
 /// A server that takes connections has so many times `acquire_timeout` to answer what is asked at once.
 const PATIENCE: u32 = 4;
+/// It has a second more for so many bytes that it is sent.
+const BYTES_A_SECOND: usize = 64 * 1024;
 
 impl Database {
+    /// How long PostgreSQL has to answer a statement of so many bytes. SQLite has no network, and its locks have their own
+    /// timeout.
+    pub(crate) fn patience(&self, bytes: usize) -> Option<Duration> {
+        let Pool::Postgres(pool) = &self.inner.pool else {
+            return None;
+        };
+        let travels = Duration::from_secs((bytes / BYTES_A_SECOND) as u64);
+        let acquire = pool.options().get_acquire_timeout();
+        Some(acquire.saturating_mul(PATIENCE).saturating_add(travels))
+    }
+
+    /// What `work` gives that sends so many bytes, or a transient error where the server does not answer in time. The
+    /// connection is then to be given up.
+    pub(crate) async fn heard<T>(
+        &self,
+        bytes: usize,
+        work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T> {
+        match self.patience(bytes) {
+            Some(limit) => within(limit, work).await,
+            None => Ok(work.await),
+        }
+    }
+
     /// What `work` on this database gives, or a transient error where the server does not answer in time.
-    /// SQLite has no network, and its locks have their own timeout.
+    #[cfg(feature = "worker")]
     pub(crate) async fn answered<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.answered_within(Duration::MAX, work).await
     }
 
     /// [`Database::answered`] sooner, but no sooner than within `acquire_timeout`.
+    #[cfg(feature = "worker")]
     pub(crate) async fn answered_within<T>(
         &self,
         limit: Duration,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let Pool::Postgres(pool) = &self.inner.pool else {
+        let Some(patience) = self.patience(0) else {
             return work.await;
         };
-        let acquire = pool.options().get_acquire_timeout();
-        let limit = limit.clamp(acquire, acquire.saturating_mul(PATIENCE));
+        let limit = limit.clamp(self.acquire_timeout(), patience);
         let given_up = Arc::new(AtomicBool::new(false));
         let mut work = pin!(GIVEN_UP.scope(given_up.clone(), work));
-        match tokio::time::timeout(limit, &mut work).await {
-            Ok(done) => done,
-            Err(_) => {
-                given_up.store(true, Ordering::Release);
-                Err(Error::transient(format!(
-                    "the database did not answer within {} s",
-                    limit.as_secs_f64()
-                )))
-            }
+        let done = within(limit, work.as_mut()).await;
+        if done.is_err() {
+            given_up.store(true, Ordering::Release);
         }
+        done?
     }
+}
+
+async fn within<T>(limit: Duration, work: Pin<&mut impl Future<Output = T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.map_err(|_| {
+        Error::transient(format!(
+            "the database did not answer within {} s",
+            limit.as_secs_f64()
+        ))
+    })
 }

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 21] = [
+pub(super) const PAIRS: [Pair; 22] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -128,6 +128,13 @@ pub(super) const PAIRS: [Pair; 21] = [
         sqlite: "? IS NOT NULL",
         postgres: "pg_try_advisory_xact_lock(?)",
     },
+    // How long this statement waits for rows that somebody else holds, and none after it. An uncorrelated subquery is
+    // evaluated once, before the first row. SQLite's one lock has the busy timeout of its connection.
+    Pair {
+        name: "within",
+        sqlite: "? IS NOT NULL",
+        postgres: "(SELECT set_config('lock_timeout', ?, TRUE)) IS NOT NULL",
+    },
     Pair {
         name: "clock",
         sqlite: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
@@ -222,6 +229,45 @@ macro_rules! overwrite {
             $now,
             "} AND item.created_at > excluded.updated_at ",
             "THEN item.created_at ELSE excluded.updated_at END"
+        )
+    };
+}
+
+/// What a value that is there has to be refreshed as: nothing, as a rule.
+macro_rules! to_refresh {
+    ($now:literal) => {
+        concat!(
+            "CASE WHEN item.stale_at <= ",
+            $now,
+            " AND NOT COALESCE(item.retry_at > ",
+            $now,
+            ", FALSE) THEN item.generation END"
+        )
+    };
+}
+
+/// The items of a batch, where `$which` holds.
+macro_rules! set_many {
+    ($which:literal) => {
+        concat!(
+            "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
+             SELECT $1, e.value->>0, {json:e.value->>1}, {time:e.value->>2}, $3, $4, $4, $6 FROM {each:$2} AS e WHERE ",
+            $which,
+            overwrite!("$4", "$5")
+        )
+    };
+}
+
+/// Without the items of a batch, where `$which` holds.
+macro_rules! delete_many {
+    ($which:literal) => {
+        concat!(
+            "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
+             WHERE item.namespace = $1 AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND ",
+            $which,
+            " ORDER BY item.key {lock}) \
+             DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
+             RETURNING key, vacant"
         )
     };
 }
@@ -445,7 +491,7 @@ statements! {
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND {live:$3}";
-    // What SQLite reads on the caller's own thread. Parameters come in the order of their numbers.
+    // What SQLite reads on the caller's own thread. Parameters come in the order of their numbers, and so must these.
     CacheGetHere: concat!("SELECT ", small!(), " FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}");
     MemoReadHere: concat!("SELECT ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
@@ -464,10 +510,9 @@ statements! {
     CacheSet: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
          VALUES ($1, $2, $3, $4, $5, $6, $6, $8)", overwrite!("$6", "$7"));
-    CacheSetMany: concat!(
-        "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
-         SELECT $1, e.value->>0, {json:e.value->>1}, {time:e.value->>2}, $3, $4, $4, $6 FROM {each:$2} AS e WHERE TRUE",
-        overwrite!("$4", "$5"));
+    CacheSetMany: set_many!("TRUE");
+    // Of calls that were gathered: whose row somebody else holds must not hold up the others.
+    CacheSetEach: set_many!("{within:$7}");
     CacheAdd: concat!(
         "INSERT INTO {item} AS item (namespace, key, value, expires_at, generation, created_at, updated_at, linked) \
          VALUES ($1, $2, $3, $4, $5, $6, $6, $7) \
@@ -492,11 +537,8 @@ statements! {
     CacheTouch: "UPDATE {item} AS item SET expires_at = $4 \
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheDelete: "DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 RETURNING vacant";
-    CacheDeleteMany: "WITH batch AS MATERIALIZED (SELECT item.key AS batch_key FROM {item} AS item \
-        WHERE item.namespace = $1 AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} \
-        ORDER BY item.key {lock}) \
-        DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
-        RETURNING key, vacant";
+    CacheDeleteMany: delete_many!("TRUE");
+    CacheDeleteEach: delete_many!("{within:$3}");
     CacheKeys: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key >= $2 AND item.key <> $3 AND item.key < $4 AND {live:$5} ORDER BY item.key LIMIT $6";
     CacheNamespaces: "SELECT DISTINCT item.namespace FROM {item} AS item ORDER BY 1";
@@ -528,7 +570,13 @@ statements! {
         CAST(COALESCE(SUM(octet_length(item.key) + octet_length(CAST(item.value AS text))), 0) AS bigint), \
         MIN(item.created_at), MAX(item.created_at) FROM {item} AS item WHERE item.namespace = $1 AND NOT item.vacant";
 
-    // The one read of a memoized value that is there.
+    // The one read of a memoized value that is there, for one who refreshes it when it is stale and no sooner. A column that
+    // is not sent is not read.
+    MemoFreshHere: concat!("SELECT ", small!(), ", ", to_refresh!("$1"), " FROM {item} AS item \
+        WHERE item.namespace = $2 AND item.key = $3 AND {live:$1}");
+    MemoFreshEach: concat!("SELECT item.key, ", small!(), ", ", to_refresh!("$3"), " FROM {item} AS item \
+        WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
+    // All that is to be known of it.
     MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     // Of a value that nobody has written since.

@@ -459,6 +459,25 @@ mod sqlite_file {
         assert!(!db.path().join("test.db-wal").exists());
     }
 
+    #[tokio::test]
+    async fn the_log_does_not_grow_with_processes_that_write_little() {
+        let db = TestDatabase::sqlite().await;
+        let mut processes = Vec::new();
+        for process in 0..16 {
+            // Each counts its own writes, and ends without a word.
+            let cache = db.cache().await;
+            for count in 0..20 {
+                let key = format!("key {process} {count}");
+                cache.set(&key, &"x".repeat(60_000)).await.unwrap();
+            }
+            processes.push(cache);
+        }
+        let log = std::fs::metadata(db.path().join("test.db-wal"))
+            .unwrap()
+            .len();
+        assert!(log < 10 * 1024 * 1024, "{log} bytes");
+    }
+
     #[test]
     fn a_file_is_the_same_in_another_working_directory() {
         // The connections of callers' threads are opened late, and the file may be named from where one was.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use larder::database::DatabaseOptions;
 use larder::queue::JobStatus;
-use larder::{JobError, Queue, Worker};
+use larder::{Cache, JobError, Queue, Worker};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Semaphore;
 
@@ -37,6 +37,22 @@ async fn waiting(db: &TestDatabase) -> i64 {
     .await
 }
 
+async fn lock_table<'c>(
+    db: &TestDatabase,
+    other: &'c mut PgConnection,
+    table: &str,
+) -> sqlx::Transaction<'c, sqlx::Postgres> {
+    let mut lock = other.begin().await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "LOCK TABLE \"{}\".{table} IN ACCESS EXCLUSIVE MODE",
+        db.schema
+    )))
+    .execute(&mut *lock)
+    .await
+    .unwrap();
+    lock
+}
+
 #[test]
 fn statements_whose_answers_never_come_are_given_up_and_asked_again() {
     run(TestDatabase::postgres, async |db| {
@@ -57,14 +73,7 @@ fn statements_whose_answers_never_come_are_given_up_and_asked_again() {
 
         // Its outcome, the next look and the rescue are asked for, and wait; then the network goes.
         let mut other = PgConnection::connect(&db.url).await.unwrap();
-        let mut lock = other.begin().await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(format!(
-            "LOCK TABLE \"{}\".job IN ACCESS EXCLUSIVE MODE",
-            db.schema
-        )))
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+        let lock = lock_table(db, &mut other, "job").await;
         gate.add_permits(2);
         eventually("three tasks wait for the table", async || {
             waiting(db).await >= 3
@@ -97,5 +106,50 @@ fn notifications_that_fell_silent_come_back() {
         let second = queue.enqueue(&probe(2)).await.unwrap().id;
         becomes(&queue, second, JobStatus::Done).await;
         worker.end().await;
+    });
+}
+
+#[test]
+fn calls_that_went_out_together_and_are_never_answered_are_given_up_and_leave_their_keys_to_others()
+{
+    run(TestDatabase::postgres, async |db| {
+        let proxy = Proxy::before(&db.url).await;
+        let cache = Cache::new(through(db, &proxy).await);
+        let mut other = PgConnection::connect(&db.url).await.unwrap();
+        let lock = lock_table(db, &mut other, "cached_item").await;
+        let call = |at: usize| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let key = format!("key {}", at % 8);
+                if at < 8 {
+                    cache.set(&key, &at).await
+                } else {
+                    cache.get::<usize>(&key).await.map(drop)
+                }
+            })
+        };
+        let calls: Vec<_> = (0..16).map(call).collect();
+        // One of each kind is alone, and the others follow it.
+        eventually("four statements wait for the table", async || {
+            waiting(db).await >= 4
+        })
+        .await;
+        proxy.silence();
+        lock.rollback().await.unwrap();
+        let given_up = async {
+            for call in calls {
+                let error = call.await.unwrap().unwrap_err();
+                assert!(error.is_transient(), "{error}");
+            }
+        };
+        let limit = Duration::from_secs(15);
+        tokio::time::timeout(limit, given_up).await.unwrap();
+        // Connections that nobody used are found out one by one.
+        for at in 0..16 {
+            eventually("nobody has the key", async || {
+                call(at).await.unwrap().is_ok()
+            })
+            .await;
+        }
     });
 }

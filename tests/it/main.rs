@@ -12,6 +12,7 @@ mod counters;
 mod dependencies;
 mod expiration;
 mod gathered;
+mod gathered_locks;
 mod generations;
 mod house;
 mod keys;

@@ -16,7 +16,7 @@ const JSON: (&str, &str) = ("json", "1");
 /// A statement, and its arguments with their PostgreSQL types.
 type Statement = (&'static str, &'static [(&'static str, &'static str)]);
 
-const STATEMENTS: [Statement; 23] = [
+const STATEMENTS: [Statement; 24] = [
     ("MemoRead", &[ROOT, KEY, NOW]),
     ("MemoRefresh", &[ROOT, KEY, NUMBER, ID, NOW]),
     ("MemoMade", &[ROOT, KEYS, NOW]),
@@ -53,6 +53,7 @@ const STATEMENTS: [Statement; 23] = [
     ),
     ("CacheRead", &[ROOT, KEY, NOW]),
     ("CacheDeleteMany", &[ROOT, KEYS]),
+    ("CacheDeleteEach", &[ROOT, KEYS, ("text", "20ms")]),
     ("CacheGetMany", &[ROOT, KEYS, NOW]),
     ("CachePurge", &[NOW, ("bigint", "100")]),
     (

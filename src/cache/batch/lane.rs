@@ -1,8 +1,13 @@
 //! The right to have a statement under way, and what whoever has it does.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Call, Gather, Place, Queue, Told, Waiting};
+use tokio::time::Instant;
+
+use super::aside::{BRIEFLY, IN_PARTS};
+use super::{Answered, Call, Gather, Place, Queue, Together, Told, Waiting};
 use crate::error::{Error, Result};
 
 /// How often a lane without work lets others go first before it ends: those whom it has answered may come back.
@@ -13,15 +18,30 @@ const STATEMENTS: usize = 64;
 
 /// The right to have a statement under way. Dropped, somebody who waits is given it.
 pub(super) struct Lane<C: Call> {
-    gather: Arc<Gather<C>>,
-    place: Place,
+    pub(super) gather: Arc<Gather<C>>,
+    pub(super) place: Place,
     /// What is under way, to be sent again by somebody else if this one is dropped: its runtime has ended.
-    under_way: Vec<Waiting<C>>,
+    pub(super) under_way: Together<C>,
     /// The key that is under way for the lane's own caller.
     own: Option<String>,
+    pub(super) kind: Kind,
+    pub(super) ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
     /// It was sent for beside others, and ends when nobody waits.
-    extra: bool,
-    ended: bool,
+    Extra,
+    /// It waits for a lock.
+    Aside,
+}
+
+/// What a call came to that was asked in its caller's task.
+pub(super) enum Alone<C: Call> {
+    Answered(Result<C::Answer>),
+    /// It waits for a lock.
+    Blocked(Answered<C>),
 }
 
 impl<C: Call> Lane<C> {
@@ -29,40 +49,86 @@ impl<C: Call> Lane<C> {
         Self {
             gather: gather.clone(),
             place: place.clone(),
-            under_way: Vec::new(),
+            under_way: Together::default(),
             own,
-            extra: false,
+            kind: Kind::Plain,
             ended: false,
         }
     }
 
-    pub(super) fn extra(gather: &Arc<Gather<C>>, place: &Place) -> Self {
+    pub(super) fn of_kind(gather: &Arc<Gather<C>>, place: &Place, kind: Kind) -> Self {
         let mut lane = Self::new(gather, place, None);
-        lane.extra = true;
+        lane.kind = kind;
         lane
     }
 
-    /// One call, asked in its caller's task. Those who came meanwhile go on in one of their own.
-    pub(super) async fn alone(mut self, call: C) -> Result<C::Answer> {
-        let mut hand = C::connect(&self.place.database).await?;
-        let calls = std::slice::from_ref(&call);
-        let answered = C::send(&self.place, &mut hand, calls).await;
-        self.settle();
-        if self.ends() {
-            drop(hand);
-        } else {
-            let kept = answered.is_ok() && self.keeps(1);
-            tokio::spawn(self.run(kept.then_some(hand)));
+    /// One call, asked in its caller's task, which has waited until `limit` at the latest for a connection. Those who came
+    /// meanwhile go on in a task of their own.
+    pub(super) async fn alone(mut self, call: C, limit: Option<Instant>) -> Alone<C> {
+        let connected = {
+            // Futures of this size are not to be moved.
+            let mut connects = pin!(C::connect(&self.place.database));
+            match limit {
+                None => connects.await,
+                Some(limit) => match tokio::time::timeout_at(limit, connects.as_mut()).await {
+                    Ok(connected) => connected,
+                    Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+                },
+            }
+        };
+        let mut hand = match connected {
+            Ok(hand) => hand,
+            Err(error) => return Alone::Answered(Err(error)),
+        };
+        let heard = {
+            let calls = std::slice::from_ref(&call);
+            let sends = pin!(C::send(&self.place, &mut hand, calls, BRIEFLY));
+            self.place.database.heard(call.bytes(), sends).await
+        };
+        let (answered, hand) = match heard {
+            Ok(Ok(answers)) => (Ok(answers), Some(hand)),
+            Ok(Err(error)) => (Err(error), None),
+            Err(error) => {
+                C::give_up(hand);
+                (Err(error), None)
+            }
+        };
+        let came_to = match answered {
+            Err(error) if C::ORDERED && error.is_lock_timeout() => {
+                let (asker, waits) = self.gather.asker();
+                // Its key goes along.
+                self.own = None;
+                let mut blocked = Together::of(vec![Waiting { call, asker }]);
+                blocked.block_all();
+                self.part_with(&Together::default(), blocked.take_blocked());
+                Alone::Blocked(waits)
+            }
+            answered => {
+                self.settle();
+                let gone = || Error::transient("the call has no answer; try again");
+                Alone::Answered(answered.and_then(|mut answers| answers.pop().ok_or_else(gone)))
+            }
+        };
+        if !self.ends() {
+            let kept = hand.filter(|_| self.keeps(1));
+            tokio::spawn(self.run(kept));
         }
-        let gone = || Error::transient("the call has no answer; try again");
-        answered.and_then(|mut answers| answers.pop().ok_or_else(gone))
+        came_to
     }
 
     /// Sends what waits, until nothing does.
     pub(super) async fn run(mut self, mut hand: Option<C::Hand>) {
         let (mut lingered, mut sent) = (0, 1);
         loop {
-            let mut held = match hand.take() {
+            if !self.has_work() {
+                if (self.kind == Kind::Extra || lingered >= LINGER) && self.ends() {
+                    return;
+                }
+                lingered += 1;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let held = match hand.take() {
                 Some(hand) => hand,
                 None => match C::connect(&self.place.database).await {
                     Ok(hand) => hand,
@@ -76,29 +142,16 @@ impl<C: Call> Lane<C> {
                 },
             };
             if !self.take() {
-                if (self.extra || lingered >= LINGER) && self.ends() {
-                    return;
-                }
-                lingered += 1;
-                hand = Some(held);
-                tokio::task::yield_now().await;
+                hand = self.keeps(sent).then_some(held);
                 continue;
             }
             lingered = 0;
-            let calls: Vec<C> = self
-                .under_way
-                .iter()
-                .map(|waiting| waiting.call.clone())
-                .collect();
-            let (answers, usable) = answer(&self.place, &mut held, &calls).await;
+            let usable = self.deliver(held, BRIEFLY).await;
             sent += 1;
-            hand = (usable && self.keeps(sent)).then_some(held);
-            let waiting = std::mem::take(&mut self.under_way);
-            self.settle_keys(waiting.iter().map(|waiting| waiting.call.key()));
-            for (waiting, answer) in waiting.into_iter().zip(answers) {
-                // Whoever asked may be gone.
-                let _ = waiting.tell.send(Told::Answer(answer));
-            }
+            hand = usable.filter(|_| self.keeps(sent));
+            let blocked = self.under_way.take_blocked();
+            let done = std::mem::take(&mut self.under_way);
+            self.part_with(&done, blocked);
             tokio::task::yield_now().await;
         }
     }
@@ -107,12 +160,66 @@ impl<C: Call> Lane<C> {
         self.place.database.has_many_writers() && !sent.is_multiple_of(STATEMENTS)
     }
 
+    fn has_work(&self) -> bool {
+        let queues = self.gather.queues();
+        let queue = queues.get(&self.place.namespace);
+        queue.is_some_and(Queue::has_work)
+    }
+
     fn take(&mut self) -> bool {
         let mut queues = self.gather.queues();
         if let Some(queue) = queues.get_mut(&self.place.namespace) {
             self.under_way = queue.take();
         }
         !self.under_way.is_empty()
+    }
+
+    /// Has what is under way answered, but for what met a lock; and the hand if it is good for more.
+    pub(super) async fn deliver(&mut self, mut hand: C::Hand, lock: Duration) -> Option<C::Hand> {
+        let (database, bytes) = (self.place.database.clone(), self.under_way.bytes());
+        let heard = {
+            let sends = pin!(self.send(&mut hand, lock));
+            database.heard(bytes, sends).await
+        };
+        match heard {
+            Ok(usable) => usable.then_some(hand),
+            Err(error) => {
+                C::give_up(hand);
+                self.under_way.refuse_all(&error);
+                None
+            }
+        }
+    }
+
+    /// What the database refuses is sent again in halves, so that one bad call fails alone.
+    async fn send(&mut self, hand: &mut C::Hand, mut lock: Duration) -> bool {
+        let mut parts = Vec::from([0..self.under_way.calls().len()]);
+        let mut usable = true;
+        while let Some(part) = parts.pop() {
+            let calls = &self.under_way.calls()[part.clone()];
+            match C::send(&self.place, hand, calls, lock).await {
+                Ok(answers) => self.under_way.tell(part.start, answers.into_iter().map(Ok)),
+                Err(error) => {
+                    if let Some(middle) = self.under_way.middle(&part, &error) {
+                        parts.extend([middle..part.end, part.start..middle]);
+                        lock = lock.min(IN_PARTS);
+                    } else if C::ORDERED && error.is_lock_timeout() && !self.is_over() {
+                        self.under_way.block(part, &mut parts);
+                    } else {
+                        usable &= error.is_refusal();
+                        self.under_way.refuse(part, &error);
+                    }
+                }
+            }
+        }
+        usable
+    }
+
+    /// Whether what is under way has waited long enough for a lock.
+    pub(super) fn is_over(&self) -> bool {
+        let patience = self.place.database.patience(self.under_way.bytes());
+        let since = self.under_way.blocked_since;
+        since.is_some_and(|since| patience.is_some_and(|patience| since.elapsed() >= patience))
     }
 
     /// Tells those who wait that there is no connection. One that did not come in time may come for those who have time.
@@ -126,24 +233,16 @@ impl<C: Call> Lane<C> {
             queue.map(|queue| std::mem::take(&mut queue.waiting))
         };
         for waiting in waiting.into_iter().flatten() {
-            let _ = waiting.tell.send(Told::Answer(Err(error.clone())));
+            let _ = waiting.asker.tell.send(Told::Answer(Err(error.clone())));
         }
     }
 
-    /// Other calls of these keys may go.
-    fn settle_keys<'k>(&self, keys: impl Iterator<Item = &'k str>) {
-        if C::ORDERED
+    /// Other calls of its caller's key may go.
+    fn settle(&mut self) {
+        if let Some(own) = self.own.take()
             && let Some(queue) = self.gather.queues().get_mut(&self.place.namespace)
         {
-            for key in keys {
-                queue.busy.remove(key);
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        if let Some(own) = self.own.take() {
-            self.settle_keys(std::iter::once(own.as_str()));
+            queue.settle([own.as_str()]);
         }
     }
 
@@ -154,13 +253,15 @@ impl<C: Call> Lane<C> {
             self.ended = true;
             return true;
         };
-        queue.waiting.retain(|waiting| !waiting.tell.is_closed());
-        if queue.waiting.iter().any(|waiting| queue.may_go(waiting)) {
+        queue
+            .waiting
+            .retain(|waiting| !waiting.asker.tell.is_closed());
+        if queue.has_work() {
             return false;
         }
         queue.lanes -= 1;
         self.ended = true;
-        if queue.lanes == 0 && queue.waiting.is_empty() && !self.place.namespace.is_empty() {
+        if queue.is_idle() && !self.place.namespace.is_empty() {
             queues.remove(&self.place.namespace);
         }
         true
@@ -174,11 +275,13 @@ impl<C: Call> Drop for Lane<C> {
         }
         self.settle();
         let under_way = std::mem::take(&mut self.under_way);
-        self.settle_keys(under_way.iter().map(|waiting| waiting.call.key()));
         if let Some(queue) = self.gather.queues().get_mut(&self.place.namespace) {
-            for waiting in under_way.into_iter().rev() {
-                queue.waiting.push_front(waiting);
+            if self.kind == Kind::Aside {
+                // Its place is a lane's now: whoever waits is to be given that.
+                queue.give_up_aside();
+                self.kind = Kind::Plain;
             }
+            queue.put_back(under_way);
         }
         while !self.ends() {
             let next = {
@@ -186,12 +289,12 @@ impl<C: Call> Drop for Lane<C> {
                 let queue = queues.get_mut(&self.place.namespace);
                 queue.and_then(Queue::pop)
             };
-            let Some(Waiting { call, tell, .. }) = next else {
+            let Some(Waiting { call, asker }) = next else {
                 continue;
             };
             let own = C::ORDERED.then(|| call.key().to_owned());
             let lane = Self::new(&self.gather, &self.place, own);
-            match tell.send(Told::Lead(call, lane)) {
+            match asker.tell.send(Told::Lead(call, lane)) {
                 Ok(()) => {
                     self.ended = true;
                     return;
@@ -203,120 +306,5 @@ impl<C: Call> Drop for Lane<C> {
                 Err(Told::Answer(_)) => {}
             }
         }
-    }
-}
-
-/// The answers to `calls`, and whether the hand is good for more. What the database refuses is sent again in halves,
-/// so that one bad call fails alone.
-async fn answer<C: Call>(
-    place: &Place,
-    hand: &mut C::Hand,
-    calls: &[C],
-) -> (Vec<Result<C::Answer>>, bool) {
-    let (mut answers, mut usable) = (Vec::with_capacity(calls.len()), true);
-    let mut parts = vec![calls];
-    while let Some(part) = parts.pop() {
-        match C::send(place, hand, part).await {
-            Ok(all) => answers.extend(all.into_iter().map(Ok)),
-            Err(error) if part.len() > 1 && error.is_refusal() => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
-            }
-            Err(error) => {
-                usable &= error.is_refusal();
-                answers.extend(part.iter().map(|_| Err(error.clone())));
-            }
-        }
-    }
-    (answers, usable)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::sync::LazyLock;
-
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::database::Database;
-
-    static GATE: Semaphore = Semaphore::const_new(0);
-    static SENT: LazyLock<tokio::sync::watch::Sender<usize>> = LazyLock::new(Default::default);
-
-    /// A call whose statement takes until the gate lets it through.
-    #[derive(Clone)]
-    struct Gated(String);
-
-    impl Call for Gated {
-        type Answer = String;
-        type Hand = ();
-        const ORDERED: bool = true;
-
-        fn key(&self) -> &str {
-            &self.0
-        }
-
-        fn class(&self) -> u8 {
-            0
-        }
-
-        fn bytes(&self) -> usize {
-            0
-        }
-
-        async fn connect(_: &Database) -> Result<()> {
-            Ok(())
-        }
-
-        async fn send(_: &Place, (): &mut (), calls: &[Self]) -> Result<Vec<String>> {
-            SENT.send_modify(|sent| *sent += 1);
-            GATE.acquire().await.unwrap().forget();
-            Ok(calls.iter().map(|call| call.0.clone()).collect())
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_under_way_when_its_runtime_ends_is_sent_again_by_another() {
-        let gather = Arc::new(Gather::<Gated>::default());
-        let place = Place {
-            database: Database::connect("sqlite::memory:").await.unwrap(),
-            namespace: "".into(),
-        };
-        let sent = async |count: usize| {
-            let mut seen = SENT.subscribe();
-            seen.wait_for(|sent| *sent == count).await.unwrap();
-        };
-        let doomed = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let first = doomed.spawn({
-            let (gather, place) = (gather.clone(), place.clone());
-            async move { gather.ask(&place, Gated("first".to_owned())).await }
-        });
-        sent(1).await;
-        let ask = |key: &str| Box::pin(gather.ask(&place, Gated(key.to_owned())));
-        let (mut second, mut third) = (ask("second"), ask("third"));
-        assert!(futures::poll!(&mut second).is_pending());
-        assert!(futures::poll!(&mut third).is_pending());
-        GATE.add_permits(1);
-        assert_eq!(first.await.unwrap().unwrap(), "first");
-        // The other runtime has these two under way now, and ends.
-        sent(2).await;
-        tokio::task::spawn_blocking(move || drop(doomed))
-            .await
-            .unwrap();
-        GATE.add_permits(8);
-        assert_eq!(second.await.unwrap(), "second");
-        assert_eq!(third.await.unwrap(), "third");
-        assert_eq!(
-            gather
-                .ask(&place, Gated("second".to_owned()))
-                .await
-                .unwrap(),
-            "second"
-        );
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Cache;
 use super::{Call, Gather, Place};
@@ -22,6 +23,15 @@ pub(in crate::cache) trait Columns: Send + Sync + 'static {
     type Keyed: FetchedRow;
 
     fn split(keyed: Self::Keyed) -> (String, Self::Row);
+
+    /// What `HERE` is given, in the order of its numbers.
+    fn parameters<'p>(
+        namespace: &'p dyn Bind,
+        key: &'p dyn Bind,
+        now: &'p dyn Bind,
+    ) -> [&'p dyn Bind; 3] {
+        [namespace, key, now]
+    }
 }
 
 /// The value of an item.
@@ -61,12 +71,6 @@ impl<T> Read<T> {
     }
 }
 
-impl<T> Clone for Read<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone(), PhantomData)
-    }
-}
-
 impl<T: Columns> Gather<Read<T>> {
     /// What the live item of `key` has, and the instant at which it was live.
     pub(in crate::cache) async fn read(
@@ -84,7 +88,8 @@ impl<T: Columns> Gather<Read<T>> {
     }
 
     fn here(cache: &Cache, key: &str, now: Timestamp) -> Option<Option<T::Row>> {
-        let parameters: [&dyn Bind; 3] = [&&*cache.namespace, &key, &now];
+        let namespace = &*cache.namespace;
+        let parameters = T::parameters(&namespace, &key, &now);
         cache.database.read_here(T::HERE, &parameters)
     }
 }
@@ -115,6 +120,7 @@ impl<T: Columns> Call for Read<T> {
         place: &Place,
         hand: &mut Connection,
         calls: &[Self],
+        _: Duration,
     ) -> Result<Vec<Self::Answer>> {
         let mut tx = hand.tx();
         let mut keys: Vec<&str> = calls.iter().map(Call::key).collect();
@@ -137,5 +143,9 @@ impl<T: Columns> Call for Read<T> {
             .iter()
             .map(|call| (rows.get(call.key()).cloned(), now))
             .collect())
+    }
+
+    fn give_up(mut hand: Connection) {
+        hand.give_up();
     }
 }

@@ -1,6 +1,7 @@
 //! Writes of one item.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::super::rows::{rows_of_keys, to_rows};
 use super::super::write::new_generation;
@@ -10,7 +11,7 @@ use crate::database::{Connection, Database, JsonText, Sql, Turn, Tx, query};
 use crate::error::{Error, Result};
 
 /// A write of one key's item.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::cache) enum Write {
     Set {
         key: String,
@@ -58,7 +59,12 @@ impl Call for Write {
         Ok(Hand::Connection(database.write().await?))
     }
 
-    async fn send(place: &Place, hand: &mut Hand, calls: &[Self]) -> Result<Vec<bool>> {
+    async fn send(
+        place: &Place,
+        hand: &mut Hand,
+        calls: &[Self],
+        lock: Duration,
+    ) -> Result<Vec<bool>> {
         if let Hand::Turn(turn) = hand {
             if set_here(place, calls) {
                 // Whoever writes without end lets others go between.
@@ -71,10 +77,16 @@ impl Call for Write {
             return Err(Error::transient("the turn to write was lost; try again"));
         };
         if matches!(calls.first(), Some(Self::Delete { .. })) {
-            return delete(place, connection.tx(), calls).await;
+            return delete(place, connection.tx(), calls, lock).await;
         }
-        set(place, connection.tx(), calls).await?;
+        set(place, connection.tx(), calls, lock).await?;
         Ok(vec![true; calls.len()])
+    }
+
+    fn give_up(hand: Hand) {
+        if let Hand::Connection(mut connection) = hand {
+            connection.give_up();
+        }
     }
 }
 
@@ -159,7 +171,12 @@ fn rows_of(calls: &[Write]) -> Option<(JsonText, bool)> {
     to_rows(&rows).ok().map(|rows| (rows, keeps))
 }
 
-async fn set(place: &Place, mut tx: Tx<'_>, calls: &[Write]) -> Result<()> {
+/// As PostgreSQL has its `lock_timeout`.
+fn in_words(lock: Duration) -> String {
+    format!("{}ms", lock.as_millis())
+}
+
+async fn set(place: &Place, mut tx: Tx<'_>, calls: &[Write], lock: Duration) -> Result<()> {
     let Some((rows, keeps)) = rows_of(calls) else {
         return Err(Error::invalid("a batch does not serialise"));
     };
@@ -167,26 +184,33 @@ async fn set(place: &Place, mut tx: Tx<'_>, calls: &[Write]) -> Result<()> {
         place.database,
         tx,
         execute,
-        Sql::CacheSetMany,
+        Sql::CacheSetEach,
         &*place.namespace,
         &rows,
         new_generation(),
         place.database.clock().now(),
         keeps,
-        false
+        false,
+        in_words(lock)
     )?;
     Ok(())
 }
 
-async fn delete(place: &Place, mut tx: Tx<'_>, calls: &[Write]) -> Result<Vec<bool>> {
+async fn delete(
+    place: &Place,
+    mut tx: Tx<'_>,
+    calls: &[Write],
+    lock: Duration,
+) -> Result<Vec<bool>> {
     let keys = rows_of_keys(calls.iter().map(Call::key))?;
     let rows: Vec<(String, bool)> = query!(
         place.database,
         tx,
         fetch_all,
-        Sql::CacheDeleteMany,
+        Sql::CacheDeleteEach,
         &*place.namespace,
-        &keys
+        &keys,
+        in_words(lock)
     )?;
     let mut rows: HashMap<String, bool> = rows.into_iter().collect();
     // Of those who delete the same row, the first did.
