@@ -66,6 +66,7 @@ pub(super) struct Calls {
     pub(super) gets: Arc<Gather<Read<Value>>>,
     pub(super) deadlines: Arc<Gather<Read<Deadline>>>,
     pub(super) hits: Arc<Gather<Read<super::hit::Memoized>>>,
+    pub(super) kept: Arc<Gather<Read<super::memory::Kept>>>,
     pub(super) writes: Arc<Gather<Write>>,
 }
 

@@ -212,6 +212,9 @@ impl Memoize<'_> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         check_key(self.key)?;
+        if let Some(value) = self.cache.fresh_here(self.key, self.plan.early).await {
+            return Ok(value);
+        }
         let mut seen = None;
         if let Some(hit) = self.cache.hit(self.key).await? {
             match decode(self.key, &hit.value) {
