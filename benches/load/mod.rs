@@ -6,7 +6,7 @@ mod plain;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::Cache;
+use larder::cache::{Cache, MemoryTier};
 use larder::database::{DatabaseOptions, Engine};
 use plain::Plain;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ pub(crate) enum Work {
     Get,
     Set,
     GetOrCompute,
+    /// One key again and again, and the same with the memory tier.
+    GetHot,
+    GetHotMemory,
     /// A set past larder, on PostgreSQL.
     PlainSet,
 }
@@ -51,6 +54,8 @@ impl Profile {
 /// A cache of its own, gone when it ends.
 pub(crate) struct Store {
     pub(crate) cache: Cache,
+    /// The same with the memory tier.
+    kept: Cache,
     url: String,
     schema: String,
     keys: Arc<[String]>,
@@ -84,6 +89,7 @@ impl Store {
             Engine::Postgres => Some(Plain::new(&url, &schema).await),
         };
         Self {
+            kept: cache.clone().with_memory(MemoryTier::default()),
             cache,
             url,
             schema,
@@ -93,13 +99,18 @@ impl Store {
         }
     }
 
+    async fn get(&self, cache: &Cache, id: u64) {
+        let key = &self.keys[usize::try_from(id).unwrap()];
+        let found: Option<Profile> = cache.get(key).await.unwrap();
+        assert_eq!(found.unwrap().id, id);
+    }
+
     async fn one(&self, work: Work, id: u64) {
         let key = &self.keys[usize::try_from(id).unwrap()];
         match work {
-            Work::Get => {
-                let found: Option<Profile> = self.cache.get(key).await.unwrap();
-                assert_eq!(found.unwrap().id, id);
-            }
+            Work::Get => self.get(&self.cache, id).await,
+            Work::GetHot => self.get(&self.cache, 7).await,
+            Work::GetHotMemory => self.get(&self.kept, 7).await,
             Work::Set => self.cache.set(key, &Profile::new(id)).await.unwrap(),
             Work::PlainSet => {
                 let plain = self.plain.as_ref().unwrap();
