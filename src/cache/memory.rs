@@ -159,7 +159,8 @@ impl Cache {
     /// - What is written by way of this cache, its clones and namespaces is seen by them at once. In a transaction of your
     ///   own (`_in`) that ends with the statement: between that and the commit, what is read is kept as it was.
     /// - What others write is told by PostgreSQL when they commit, as a rule within milliseconds, also what is written
-    ///   past larder. Behind a PgBouncer in transaction mode nobody is told, and `max_staleness` alone holds.
+    ///   past larder. Behind a PgBouncer in transaction mode nobody is, and `max_staleness` alone holds: with
+    ///   [`prepared(false)`](crate::database::DatabaseOptions::prepared) nobody listens.
     /// - Every other operation, and `_in`, reads the current row. So does `get` of a key that has no item, and of a value
     ///   that takes over 64 KiB as it is stored.
     ///

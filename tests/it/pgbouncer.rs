@@ -207,7 +207,7 @@ fn workers_without_notifications_do_every_job_once_and_every_tick() {
     });
 }
 
-/// Nobody hears what others write: it takes LISTEN, and tells nothing.
+/// Nobody listens to what others write: the notifications would come to whoever has the server's connection then.
 #[test]
 fn items_in_memory_are_no_older_than_the_bound() {
     run(TestDatabase::postgres, async |db| {

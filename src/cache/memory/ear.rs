@@ -23,7 +23,13 @@ pub(super) struct Ear {
 
 impl Ear {
     /// Begins to listen, unless that is done already. The runtime of the task before may have ended.
+    ///
+    /// Who gives up named statements may be behind a PgBouncer in transaction mode. That would take LISTEN, and hand what is
+    /// told to whoever has the server's connection then, whose statement fails of it.
     pub(super) fn open(&self, database: &Database, store: &Arc<Store>) {
+        if !database.prepared() {
+            return;
+        }
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if task.as_ref().is_none_or(AbortHandle::is_finished) {
             let listening = tokio::spawn(listen(database.clone(), store.clone()));
