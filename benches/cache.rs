@@ -16,11 +16,12 @@ use larder::database::Engine;
 use load::{Store, Work};
 use tokio::runtime::Runtime;
 
-const WORKS: [(Work, &str, &[u64]); 5] = [
+const WORKS: [(Work, &str, &[u64]); 6] = [
     (Work::Get, "get", &[1, 16, 64, 256]),
-    (Work::GetHot, "get_hot", &[]),
     (Work::Set, "set", &[1, 16, 64, 256]),
     (Work::GetOrCompute, "get_or_compute", &[1, 64]),
+    (Work::GetHot, "get_hot", &[1, 16]),
+    (Work::GetHotMemory, "get_hot_memory", &[1, 16]),
     (Work::PlainSet, "plain_set", &[]),
 ];
 

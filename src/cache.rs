@@ -11,6 +11,7 @@ mod limits;
 pub(crate) mod links;
 mod memo;
 mod memoize;
+mod memory;
 mod nested;
 mod purge;
 mod read;
@@ -42,6 +43,7 @@ use limits::{check_key, check_prefix, encode};
 pub use memo::Memo;
 pub(crate) use memo::unique_key;
 pub use memoize::Memoize;
+pub use memory::MemoryTier;
 pub use purge::Purge;
 #[cfg(feature = "worker")]
 pub(crate) use remake::MadeBy;
@@ -56,7 +58,8 @@ use crate::clock::Timestamp;
 use crate::database::{Database, Id};
 use crate::error::Result;
 
-/// A cache in a database. Stateless and cheap to clone: every read sees the current row.
+/// A cache in a database. Stateless and cheap to clone: every read sees the current row, unless
+/// [`Cache::with_memory`] is asked for.
 ///
 /// Values are anything that serialises to JSON; what is stored comes back byte for byte
 /// (read a `Box<serde_json::value::RawValue>` to see it so). Keys are 1 to 1,024 bytes of UTF-8 without NUL.
@@ -88,6 +91,7 @@ pub struct Cache {
     flights: Arc<flight::Flights>,
     ears: Arc<waits::Ears>,
     calls: Arc<batch::Calls>,
+    memory: Option<Arc<memory::Memory>>,
 }
 
 /// The time that a live item has left.
@@ -174,6 +178,7 @@ impl Cache {
             flights: Arc::default(),
             ears: Arc::default(),
             calls: Arc::default(),
+            memory: None,
         }
     }
 
@@ -249,6 +254,9 @@ impl Cache {
     /// Where the key is not valid, the stored value does not fit `T`, or the database fails.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         check_key(key)?;
+        if let Some(memory) = &self.memory {
+            return self.get_kept(memory, key).await;
+        }
         let (found, _) = self.calls.gets.read(self, key).await?;
         match found {
             Some((Some(text),)) => decode(key, &text.0).map(Some),
@@ -295,6 +303,7 @@ impl Cache {
     ) -> Result<()> {
         let text = encode(key, value, self.max_value_bytes)?;
         let deadline = expiration.into().deadline(self.now())?;
+        let _writing = self.writing([key]);
         let write = Write::Set {
             key: key.to_owned(),
             text,
@@ -323,6 +332,7 @@ impl Cache {
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
         let items: Vec<_> = items.into_iter().collect();
+        let _writing = self.writing(items.iter().map(|(key, _)| key));
         let mut transaction = self.database.begin_briefly().await?;
         self.set_many_in(&mut transaction, items, expiration)
             .await?;
@@ -380,6 +390,7 @@ impl Cache {
     /// Where the key is not valid or the database fails.
     pub async fn delete(&self, key: &str) -> Result<bool> {
         check_key(key)?;
+        let _writing = self.writing([key]);
         let key = key.to_owned();
         self.calls
             .writes

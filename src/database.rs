@@ -35,6 +35,7 @@ pub use types::Id;
 pub(crate) use types::{JsonText, Keys};
 #[cfg(feature = "worker")]
 pub(crate) use wakeups::Wakeup;
+pub(crate) use wakeups::Wakeups;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};

@@ -46,7 +46,7 @@
 //!
 //! # What it is not
 //!
-//! Not a cache in memory: a read is a query. Not exactly once: a job whose worker dies is run again. Not for MySQL.
+//! Not a cache in memory, unless [`Cache::with_memory`] is asked for: a read is a query. Not exactly once: a job whose worker dies is run again. Not for MySQL.
 //!
 //! # The modules, in reading order
 //!

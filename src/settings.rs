@@ -14,6 +14,7 @@
 //! | `database.prepared` | PostgreSQL: prepare statements by name; `false` behind PgBouncer in transaction mode | `true` |
 //! | `cache.max_value_bytes` | longest value; also a plain number of bytes | `16MiB` |
 //! | `cache.lease` | silence after which somebody else computes a memoized value | `30s` |
+//! | `cache.memory.items`, `.bytes`, `.max_staleness` | PostgreSQL: what is kept in memory, [for how long](crate::Cache::with_memory) after others wrote; on where any is given | off; then `10000`, `64MiB`, `1s` |
 //! | `worker.concurrency` | jobs at once, per queue, 1 to 10,000 | `16` |
 //! | `worker.shutdown_timeout` | how long running jobs may go on after a signal | `25s` |
 //! | `worker.heartbeat` | how often a worker says that it lives | `5s` |
@@ -90,8 +91,8 @@ pub use fetch::FetchSettings;
 pub use live::LiveSettings;
 pub use schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 pub use section::{
-    BackoffSettings, CacheSettings, DatabaseSettings, JobSettings, QueueSettings, RateSettings,
-    Settings, WorkerSettings,
+    BackoffSettings, CacheSettings, DatabaseSettings, JobSettings, MemorySettings, QueueSettings,
+    RateSettings, Settings, WorkerSettings,
 };
 
 use environment::Environment;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::Cache;
+use larder::cache::{Cache, MemoryTier};
 use larder::database::Engine;
 use plain::Plain;
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,11 @@ pub(crate) const KEYS: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     Get,
-    /// The same key always.
-    GetHot,
     Set,
     GetOrCompute,
+    /// One key again and again, and the same with the memory tier.
+    GetHot,
+    GetHotMemory,
     /// A set past larder, on PostgreSQL.
     PlainSet,
 }
@@ -54,6 +55,8 @@ impl Profile {
 /// A cache of its own, gone when it ends.
 pub(crate) struct Store {
     pub(crate) cache: Cache,
+    /// The same with the memory tier.
+    kept: Cache,
     place: Place,
     keys: Arc<[String]>,
     plain: Option<Plain>,
@@ -73,6 +76,7 @@ impl Store {
             Engine::Postgres => Some(Plain::new(&place.url, &place.schema).await),
         };
         Self {
+            kept: cache.clone().with_memory(MemoryTier::default()),
             cache,
             place,
             plain,
@@ -80,14 +84,18 @@ impl Store {
         }
     }
 
+    async fn get(&self, cache: &Cache, id: u64) {
+        let key = &self.keys[usize::try_from(id).unwrap()];
+        let found: Option<Profile> = cache.get(key).await.unwrap();
+        assert_eq!(found.unwrap().id, id);
+    }
+
     async fn one(&self, work: Work, id: u64) {
-        let id = if work == Work::GetHot { 0 } else { id };
         let key = &self.keys[usize::try_from(id).unwrap()];
         match work {
-            Work::Get | Work::GetHot => {
-                let found: Option<Profile> = self.cache.get(key).await.unwrap();
-                assert_eq!(found.unwrap().id, id);
-            }
+            Work::Get => self.get(&self.cache, id).await,
+            Work::GetHot => self.get(&self.cache, 7).await,
+            Work::GetHotMemory => self.get(&self.kept, 7).await,
             Work::Set => self.cache.set(key, &Profile::new(id)).await.unwrap(),
             Work::PlainSet => {
                 let plain = self.plain.as_ref().unwrap();

@@ -95,7 +95,7 @@ note_figures() { # SIDE FIGURES
 # What a work's file sets: `needs` are names of take_part.sh. It defines measure_peer and measure_larder, of one round
 # each, or else measure_both, which prints lines of a side and its figures, of all rounds at once.
 read_work() { # FILE
-    what='' peer='' measure='' at_least=null needs=() at_most_rounds=$rounds not_there=''
+    what='' peer='' measure='' at_least=null needs=() at_most_rounds=$rounds
     unset -f measure_both measure_peer measure_larder
     # shellcheck source=/dev/null
     source "$1"
@@ -138,7 +138,7 @@ for ((round = 1; round <= rounds; round++)); do
             note_figures peer "$theirs"
             note_figures larder "$ours"
         else
-            give_up "$file" "${not_there:-it could not be measured}"
+            give_up "$file" 'it could not be measured'
         fi
     done
 done

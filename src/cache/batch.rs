@@ -80,6 +80,7 @@ pub(super) struct Calls {
     pub(super) deadlines: Arc<Gather<Read<Deadline>>>,
     pub(super) fresh: Arc<Gather<Read<super::hit::Fresh>>>,
     pub(super) hits: Arc<Gather<Read<super::hit::Memoized>>>,
+    pub(super) kept: Arc<Gather<Read<super::memory::Kept>>>,
     pub(super) writes: Arc<Gather<Write>>,
 }
 

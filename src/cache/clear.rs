@@ -16,6 +16,7 @@ impl Cache {
     /// Where no key can have the prefix, the database fails or the transaction is of the other engine.
     pub async fn clear_prefix_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<u64> {
         check_prefix(prefix)?;
+        let _writing = self.writing_anything();
         let mut tx = self.database.own(tx)?;
         self.database
             .hold(&mut tx, &self.scope_of_namespace())
@@ -66,6 +67,7 @@ impl Cache {
 
     /// Deletes a range of keys in short batches, each from one key to another, so that it ends though others write.
     pub(super) async fn clear_range(&self, from: &str, end: &str) -> Result<u64> {
+        let _writing = self.writing_anything();
         let (mut from, mut deleted) = (from.to_owned(), 0);
         loop {
             let mut connection = self.database.write().await?;

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::Cache;
 use super::batch::Columns;
+use super::memory::Filled;
 use super::refresh::refreshes_early;
 use crate::clock::Timestamp;
 use crate::database::{Bind, Id, JsonText, Sql, query};
 use crate::error::Result;
 
 /// A live item as the reader of a memoized value sees it.
+#[derive(Clone, Debug)]
 pub(super) struct Hit {
     pub(super) value: String,
     pub(super) generation: i64,
@@ -91,7 +93,7 @@ impl Columns for Memoized {
     }
 }
 
-type HitRow<V> = (
+pub(super) type HitRow<V> = (
     V,
     i64,
     Option<Timestamp>,
@@ -100,7 +102,7 @@ type HitRow<V> = (
     Option<Id>,
 );
 
-fn hit((value, generation, stale_at, cost, retry_at, refresh): HitRow<JsonText>) -> Hit {
+pub(super) fn hit((value, generation, stale_at, cost, retry_at, refresh): HitRow<JsonText>) -> Hit {
     Hit {
         value: value.0,
         generation,
@@ -135,6 +137,13 @@ impl Cache {
 
     /// All of a live item.
     pub(super) async fn hit(&self, key: &str) -> Result<Option<Hit>> {
+        if let Some(memory) = &self.memory {
+            return match self.fill(memory, key).await? {
+                Some(Filled::Item(entry)) => Ok(Some(entry.hit.clone())),
+                Some(Filled::Large) => self.large_hit(key).await,
+                None => Ok(None),
+            };
+        }
         let (found, _) = self.calls.hits.read(self, key).await?;
         match found {
             Some((Some(value), generation, stale_at, cost, retry_at, refresh)) => Ok(Some(hit((

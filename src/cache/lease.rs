@@ -143,6 +143,8 @@ impl Cache {
                 asker.job.filter(|_| asker.takes_over)
             )
         };
+        // What has links is kept otherwise than what has none.
+        let _writing = (!links.is_empty()).then(|| self.writing([key]));
         let taken = if links.is_empty() {
             take(self.database.write().await?.tx()).await?
         } else {
@@ -267,6 +269,7 @@ impl Cache {
         lease: Lease,
         computed: Computed<'_>,
     ) -> Result<bool> {
+        let _writing = self.writing([key]);
         if !lease.linked {
             let mut connection = self.database.write().await?;
             return self

@@ -212,6 +212,9 @@ impl Memoize<'_> {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         check_key(self.key)?;
+        if let Some(value) = self.cache.fresh_here(self.key, self.plan.early).await {
+            return Ok(value);
+        }
         let mut seen = None;
         if let Some((text, to_refresh)) = self.cache.value_of(self.key, self.plan.early).await? {
             match decode(self.key, &text) {

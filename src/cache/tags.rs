@@ -77,6 +77,7 @@ impl Cache {
 
     async fn tag_pages(&self, tag: &str, what: What) -> Result<u64> {
         check_tag(tag)?;
+        let _writing = self.writing_anything();
         let (mut last, mut count) = (String::new(), 0);
         loop {
             let mut transaction: Transaction = self.database.begin().await?;
@@ -101,6 +102,7 @@ impl Cache {
         mut remakes: Option<&mut Remakes>,
     ) -> Result<u64> {
         check_tag(tag)?;
+        let _writing = self.writing_anything();
         let mut tx = self.database.own(tx)?;
         self.database.hold(&mut tx, &self.scope_of_tag(tag)).await?;
         let (mut last, mut count) = (String::new(), 0);
@@ -215,6 +217,7 @@ impl Tagged<'_> {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
+        let _writing = self.cache.writing([key]);
         let mut transaction = self.cache.database.begin().await?;
         self.set_in(&mut transaction, key, value, expiration)
             .await?;
@@ -252,6 +255,7 @@ impl Tagged<'_> {
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
         let items: Vec<_> = items.into_iter().collect();
+        let _writing = self.cache.writing(items.iter().map(|(key, _)| key));
         let mut transaction = self.cache.database.begin().await?;
         self.set_many_in(&mut transaction, items, expiration)
             .await?;
@@ -294,6 +298,7 @@ impl Tagged<'_> {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
+        let _writing = self.cache.writing([key]);
         let mut transaction = self.cache.database.begin().await?;
         let added = self
             .add_in(&mut transaction, key, value, expiration)

@@ -39,6 +39,7 @@ impl Cache {
         let value = JsonText(encode(key, value, self.max_value_bytes)?);
         let now = self.now();
         let deadline = expiration.deadline(now)?;
+        let _writing = self.writing([key]);
         query!(
             self.database,
             tx,
@@ -75,6 +76,7 @@ impl Cache {
         let now = self.now();
         let deadline = expiration.into().deadline(now)?;
         let mut tx = self.database.own(tx)?;
+        let _writing = self.writing([key]);
         let written = query!(
             self.database,
             tx,
@@ -123,6 +125,7 @@ impl Cache {
         }
         let now = self.now();
         let deadline = expiration.deadline(now)?;
+        let _writing = self.writing(texts.keys());
         for rows in chunks(texts, deadline.at)? {
             query!(
                 self.database,
@@ -168,6 +171,7 @@ impl Cache {
         let value = JsonText(encode(key, value, self.max_value_bytes)?);
         let now = self.now();
         let deadline = expiration.deadline(now)?;
+        let _writing = self.writing([key]);
         let added = query!(
             self.database,
             tx,
@@ -202,6 +206,7 @@ impl Cache {
     /// Deletes the row, and returns whether it was vacant.
     pub(super) async fn delete_row(&self, tx: &mut Tx<'_>, key: &str) -> Result<Option<bool>> {
         check_key(key)?;
+        let _writing = self.writing([key]);
         let row: Option<(bool,)> = query!(
             self.database,
             tx,
@@ -242,6 +247,8 @@ impl Cache {
         tx: &mut Tx<'_>,
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<Vec<(String, bool)>> {
+        let keys: Vec<_> = keys.into_iter().collect();
+        let _writing = self.writing(&keys);
         let keys = rows_of_keys(keys)?;
         query!(
             self.database,
@@ -295,6 +302,7 @@ impl Cache {
         if deadline.keep {
             return Ok(self.deadline_of(&mut tx, key, now).await?.is_some());
         }
+        let _writing = self.writing([key]);
         let touched = query!(
             self.database,
             tx,
@@ -328,6 +336,7 @@ impl Cache {
         let now = self.now();
         let deadline = expiration.into().deadline(now)?;
         let mut tx = self.database.own(tx)?;
+        let _writing = self.writing([key]);
         let row: Option<(i64,)> = query!(
             self.database,
             tx,

@@ -78,6 +78,7 @@ impl Larder {
 /// An operation in a transaction of its own, by way of its form in the caller's.
 macro_rules! alone {
     ($self:ident, $name:ident, $argument:expr) => {{
+        let _writing = $self.larder.cache.writing_anything();
         let mut transaction = $self.larder.cache.database().begin().await?;
         let rewarmed = $self.$name(&mut transaction, $argument).await?;
         transaction.commit().await?;

@@ -133,13 +133,15 @@ impl Args {
 
 fn worker(settings: &Settings, database: &Database, options: WorkerOptions) -> Worker {
     let most = usize::try_from(settings.cache.max_value_bytes).unwrap_or(usize::MAX);
+    let mut cache = Cache::new(database.clone())
+        .with_max_value_bytes(most)
+        .with_lease(settings.cache.lease);
+    if let Some(memory) = &settings.cache.memory {
+        cache = cache.with_memory(memory.tier());
+    }
     Worker::new(database.clone())
         .options(options)
-        .with_cache(
-            Cache::new(database.clone())
-                .with_max_value_bytes(most)
-                .with_lease(settings.cache.lease),
-        )
+        .with_cache(cache)
         .with_queue(Queue::new(database.clone()).with_max_attempts(settings.jobs.max_attempts))
         .data(settings.jobs.retention())
 }

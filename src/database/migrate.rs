@@ -55,6 +55,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     4 "job_control" "0004_job_control.sql";
     5 "memoize" "0005_memoize.sql";
     6 "rewarm" "0006_rewarm.sql";
+    7 "memory" "0007_memory.sql";
 };
 
 impl Migration {

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 22] = [
+pub(super) const PAIRS: [Pair; 23] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -115,6 +115,13 @@ pub(super) const PAIRS: [Pair; 22] = [
         name: "told",
         sqlite: "",
         postgres: ", pg_notify('larder_cache', @schema || '/' || namespace || '/' || key)",
+    },
+    // Has the triggers of cached_item tell what is written, for so many seconds from now. SQLite tells nobody.
+    Pair {
+        name: "watch_for",
+        sqlite: "SELECT ?",
+        postgres: "SELECT setval(@watch, \
+                   CAST(date_part('epoch', clock_timestamp()) AS bigint) + ?)",
     },
     // A transaction that clears what has no row to lock says so, for as long as it is open. SQLite has one writer, which
     // nobody else passes by.
@@ -599,6 +606,10 @@ statements! {
         AND (NOT {live:$4} OR item.generation = $8) \
         AND NOT COALESCE(CASE WHEN {live:$4} THEN item.retry_at ELSE item.error_until END > $4, FALSE) \
         AND NOT COALESCE(item.failed = $10, FALSE) RETURNING failures, linked";
+    // What a process keeps in memory, and what tells how long it may.
+    CacheKeepEach: concat!("SELECT item.key, ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh, \
+        item.expires_at, item.linked FROM {item} AS item WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
+    CacheWatch: "{watch_for:60}";
     // Why a lease was not to be had.
     LeaseState: "SELECT CASE WHEN {live:$3} THEN item.value END, item.holder, item.failed, item.last_error, \
         COALESCE(item.error_until > $3, FALSE) FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2";
@@ -937,6 +948,14 @@ fn word(token: &str, engine: Engine, schema: &str) -> String {
     if name == "schema" {
         return quoted(schema, '"');
     }
+    // PostgreSQL's alone: a name in quotes, as functions and the conditions of triggers take it.
+    let watch = || {
+        let sequence = format!("{}.cached_item_watch", quoted(schema, '"'));
+        quoted(&sequence, '\'')
+    };
+    if name == "watch" {
+        return watch();
+    }
     let table = match name {
         "item" => "cached_item",
         "link" => "cached_item_link",
@@ -963,6 +982,7 @@ fn word(token: &str, engine: Engine, schema: &str) -> String {
     };
     text.replace('?', argument)
         .replace("@schema", &quoted(schema, '\''))
+        .replace("@watch", &watch())
 }
 
 /// An identifier or a literal, quoted for SQL.

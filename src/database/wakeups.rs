@@ -14,6 +14,7 @@ const JOBS: &str = "larder_job";
 #[cfg(feature = "worker")]
 const CONTROL: &str = "larder_job_control";
 const ITEMS: &str = "larder_cache";
+const WRITES: &str = "larder_cache_written";
 
 /// A connection that hears what other processes do.
 pub(crate) struct Wakeups {
@@ -45,6 +46,12 @@ impl Database {
     /// Every item that another process is done with computing. `None` on SQLite.
     pub(crate) async fn listen_to_items(&self) -> Result<Option<Wakeups>> {
         self.listen_to(&[ITEMS]).await
+    }
+
+    /// Every item that was overwritten or deleted, as a JSON array of its namespace and key; none of them says all.
+    /// `None` on SQLite.
+    pub(crate) async fn listen_to_writes(&self) -> Result<Option<Wakeups>> {
+        self.listen_to(&[WRITES]).await
     }
 
     async fn listen_to(&self, channels: &[&str]) -> Result<Option<Wakeups>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::duration::format_duration;
 use super::schedule::{CatchUp, Overlap, ScheduleDefault, ScheduleSettings};
 use super::schema::nearest;
-use super::section::{QueueSettings, RateSettings, Settings};
+use super::section::{MemorySettings, QueueSettings, RateSettings, Settings};
 use super::source::Source;
 use super::value::{Found, one_line, quote};
 use crate::Error;
@@ -15,6 +15,9 @@ use crate::schedule::Cron;
 const LARGEST_VALUE: u64 = 1_000_000_000;
 const MOST_CONCURRENCY: i64 = 10_000;
 const MOST_ATTEMPTS: i64 = 32_767;
+/// Of what is kept in memory: more than any machine has.
+const MOST_ITEMS: i64 = 1_000_000_000;
+const MOST_BYTES: u64 = 1 << 50;
 /// Of running jobs, and of starts.
 const MOST_JOBS: i64 = 1_000_000;
 
@@ -36,6 +39,7 @@ pub(super) fn settings(source: &Source, defaults: &[ScheduleDefault]) -> Result<
     })?;
     let lease = &mut settings.cache.lease;
     source.read(lease, &["cache", "lease"], Found::positive_duration)?;
+    settings.cache.memory = memory(source)?;
     for name in source.names("queues") {
         check_name("queue", "queues", &name, source)?;
         let mut queue = QueueSettings::default();
@@ -57,6 +61,21 @@ pub(super) fn settings(source: &Source, defaults: &[ScheduleDefault]) -> Result<
     super::fetch::read(source, &mut settings)?;
     super::command::read(source, &mut settings)?;
     Ok(settings)
+}
+
+/// What is kept in memory: nothing, unless something is said of it.
+fn memory(source: &Source) -> Result<Option<MemorySettings>, Error> {
+    const ITEMS: &[&str] = &["cache", "memory", "items"];
+    const BYTES: &[&str] = &["cache", "memory", "bytes"];
+    const MAX_STALENESS: &[&str] = &["cache", "memory", "max_staleness"];
+    let mut memory = MemorySettings::default();
+    source.read(&mut memory.items, ITEMS, |found| found.whole(1, MOST_ITEMS))?;
+    source.read(&mut memory.bytes, BYTES, |found| found.bytes(1, MOST_BYTES))?;
+    let time = &mut memory.max_staleness;
+    source.read(time, MAX_STALENESS, Found::positive_duration)?;
+    let said = [&["cache", "memory"][..], ITEMS, BYTES, MAX_STALENESS];
+    let is_on = said.iter().any(|path| source.get(path).is_some());
+    Ok(is_on.then_some(memory))
 }
 
 /// A rate is whole, whichever of its halves the environment gives.

@@ -22,7 +22,8 @@ pub(super) const SHAPES: &[Shape] = &[
             "prepared",
         ],
     ),
-    shape(&["cache"], &["max_value_bytes", "lease"]),
+    shape(&["cache"], &["max_value_bytes", "lease", "memory"]),
+    shape(&["cache", "memory"], &["items", "bytes", "max_staleness"]),
     #[cfg(feature = "fetch")]
     shape(
         &["fetch"],

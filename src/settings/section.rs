@@ -10,6 +10,7 @@ use super::bytes::format_bytes;
 use super::command::CommandSettings;
 use super::duration::format_duration;
 use super::schedule::ScheduleSettings;
+use crate::cache::MemoryTier;
 use crate::database::redact_url;
 use crate::queue::{QueueLimits, Rate, Retention};
 
@@ -91,6 +92,49 @@ pub struct CacheSettings {
     /// How long whoever computes a memoized value may be silent until somebody else computes it.
     #[serde(serialize_with = "duration")]
     pub lease: Duration,
+    /// What is kept in memory, on PostgreSQL; unset, nothing is.
+    pub memory: Option<MemorySettings>,
+}
+
+/// `[cache.memory]`, which is on where any of it is given.
+///
+/// ```
+/// use larder::settings::Settings;
+///
+/// assert_eq!(Settings::load(None, [])?.settings.cache.memory, None);
+/// let env = [("LARDER_CACHE__MEMORY__MAX_STALENESS".into(), "200ms".into())];
+/// let memory = Settings::load(None, env)?.settings.cache.memory.unwrap();
+/// assert_eq!((memory.items, memory.max_staleness.as_millis()), (10_000, 200));
+/// # Ok::<(), larder::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MemorySettings {
+    /// The most items.
+    pub items: u64,
+    /// The most bytes that they come to.
+    #[serde(serialize_with = "bytes")]
+    pub bytes: u64,
+    /// How long after it was overwritten or deleted a value may still be read.
+    #[serde(serialize_with = "duration")]
+    pub max_staleness: Duration,
+}
+
+impl MemorySettings {
+    /// As [`Cache::with_memory`](crate::Cache::with_memory) takes it.
+    ///
+    /// ```
+    /// use larder::cache::MemoryTier;
+    /// use larder::settings::MemorySettings;
+    /// assert_eq!(MemorySettings::default().tier(), MemoryTier::default());
+    /// ```
+    #[must_use]
+    pub fn tier(&self) -> MemoryTier {
+        MemoryTier::default()
+            .items(self.items)
+            .bytes(self.bytes)
+            .max_staleness(self.max_staleness)
+    }
 }
 
 /// `[worker]`.
@@ -260,6 +304,17 @@ impl Default for CacheSettings {
         Self {
             max_value_bytes: 16 << 20,
             lease: Duration::from_secs(30),
+            memory: None,
+        }
+    }
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        Self {
+            items: MemoryTier::DEFAULT_ITEMS,
+            bytes: MemoryTier::DEFAULT_BYTES,
+            max_staleness: MemoryTier::DEFAULT_MAX_STALENESS,
         }
     }
 }

@@ -19,6 +19,7 @@ mod keys;
 mod memoize;
 mod memoize_model;
 mod memoize_stale;
+mod memory;
 mod migrations;
 mod namespaces;
 mod partitions;
@@ -58,6 +59,8 @@ mod half_open;
 mod jobs;
 #[cfg(feature = "worker")]
 mod limits;
+#[cfg(all(feature = "worker", unix))]
+mod memory_fleet;
 #[cfg(feature = "worker")]
 mod pause;
 #[cfg(all(feature = "worker", unix))]

@@ -3,8 +3,9 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use larder::cache::MemoryTier;
 use larder::clock::Clock;
 use larder::database::{Database, DatabaseOptions, SchemaPolicy};
 use larder::queue::{JobStatus, NewJob, QueueLimits};
@@ -203,5 +204,28 @@ fn workers_without_notifications_do_every_job_once_and_every_tick() {
             .number("SELECT COUNT(DISTINCT tick) FROM {}job WHERE tick IS NOT NULL")
             .await;
         assert_eq!(ticks, different);
+    });
+}
+
+/// Nobody listens to what others write: the notifications would come to whoever has the server's connection then.
+#[test]
+fn items_in_memory_are_no_older_than_the_bound() {
+    run(TestDatabase::postgres, async |db| {
+        let bouncer = PgBouncer::before(db).await;
+        let bound = Duration::from_millis(200);
+        let tier = MemoryTier::default().max_staleness(bound);
+        let cache = Cache::new(bouncer.open(db).await).with_memory(tier);
+        let writer = Cache::new(bouncer.open(db).await);
+        for count in 0..4 {
+            writer.set("key", &count).await.unwrap();
+            let written = Instant::now();
+            loop {
+                let asked = Instant::now();
+                if cache.get::<i64>("key").await.unwrap() == Some(count) {
+                    break;
+                }
+                assert!(asked.duration_since(written) < bound);
+            }
+        }
     });
 }

@@ -218,6 +218,18 @@ fn a_bad_value_names_the_file_the_key_the_value_and_what_is_expected() {
             "`cache.lease` is 0 in larder.toml:2: expected",
         ),
         (
+            "[cache.memory]\nitems = 0",
+            "`cache.memory.items` is 0 in larder.toml:2: expected",
+        ),
+        (
+            "[cache.memory]\nmax_staleness = '0s'",
+            "`cache.memory.max_staleness` is \"0s\" in larder.toml:2: expected",
+        ),
+        (
+            "[cache.memory]\nbytes = 'many'",
+            "`cache.memory.bytes` is \"many\" in larder.toml:2: expected a size",
+        ),
+        (
             "[cache]\nmax_value_bytes = 0",
             "`cache.max_value_bytes` is 0 in larder.toml:2: expected 1B to 1000000000B",
         ),

@@ -87,6 +87,7 @@ fn without_file_and_environment_the_defaults_hold() {
     assert!(settings.database.prepared);
     assert_eq!(settings.cache.max_value_bytes, 16 * 1024 * 1024);
     assert_eq!(settings.cache.lease, Duration::from_secs(30));
+    assert_eq!(settings.cache.memory, None);
     assert_eq!(settings.worker.concurrency, 16);
     assert_eq!(settings.worker.shutdown_timeout, Duration::from_secs(25));
     assert_eq!(settings.worker.heartbeat, Duration::from_secs(5));
@@ -124,6 +125,7 @@ fn every_key_of_the_file_is_read() {
         [cache]
         max_value_bytes = 1000
         lease = "1m"
+        memory = { items = 5, bytes = "1KiB", max_staleness = "50ms" }
         [worker]
         concurrency = 2
         shutdown_timeout = "1h30m"
@@ -167,6 +169,9 @@ fn every_key_of_the_file_is_read() {
     assert!(!settings.database.prepared);
     assert_eq!(settings.cache.max_value_bytes, 1_000);
     assert_eq!(settings.cache.lease, Duration::from_secs(60));
+    let memory = settings.cache.memory.unwrap();
+    assert_eq!((memory.items, memory.bytes), (5, 1_024));
+    assert_eq!(memory.max_staleness, Duration::from_millis(50));
     assert_eq!(settings.worker.concurrency, 2);
     assert_eq!(settings.worker.shutdown_timeout, Duration::from_secs(5_400));
     assert_eq!(settings.worker.heartbeat, Duration::from_secs(1));
@@ -269,4 +274,15 @@ fn a_byte_order_mark_and_windows_line_ends_are_fine() {
         3
     );
     assert!(error("\r\n\r\n[worker]\r\nconcurrency = 0\r\n").contains("larder.toml:4:"));
+}
+
+#[test]
+fn memory_is_off_until_anything_is_said_of_it() {
+    for text in ["[cache.memory]", "[cache]\nmemory = { items = 10_000 }"] {
+        let memory = settings(text).cache.memory.unwrap();
+        assert_eq!((memory.items, memory.bytes), (10_000, 64 << 20));
+        assert_eq!(memory.max_staleness, Duration::from_secs(1));
+    }
+    let loaded = from_environment(&[("LARDER_CACHE__MEMORY__BYTES", "1MB")]);
+    assert_eq!(loaded.settings.cache.memory.unwrap().bytes, 1_000_000);
 }

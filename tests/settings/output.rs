@@ -82,6 +82,7 @@ fn the_example_file_shows_every_setting_and_its_examples_load() {
     for section in [
         &["database"][..],
         &["cache"],
+        &["cache", "memory"],
         &["fetch"],
         &["worker"],
         &["jobs"],

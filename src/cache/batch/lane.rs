@@ -193,7 +193,8 @@ impl<C: Call> Lane<C> {
 
     /// What the database refuses is sent again in halves, so that one bad call fails alone.
     async fn send(&mut self, hand: &mut C::Hand, mut lock: Duration) -> bool {
-        let mut parts = Vec::from([0..self.under_way.calls().len()]);
+        let mut parts = Vec::new();
+        parts.push(0..self.under_way.calls().len());
         let mut usable = true;
         while let Some(part) = parts.pop() {
             let calls = &self.under_way.calls()[part.clone()];
