@@ -5,6 +5,7 @@
 mod alone;
 #[cfg(feature = "worker")]
 mod answer;
+mod aside;
 mod connect;
 mod here;
 mod migrate;
@@ -388,6 +389,11 @@ impl Database {
             },
             Pool::Postgres(pool) => Pool::Postgres(apart(pool, connections)),
         };
+        self.over(pool)
+    }
+
+    /// The same database by other connections.
+    fn over(&self, pool: Pool) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool,
@@ -432,7 +438,6 @@ impl Database {
     }
 
     /// Closes its connections, unless they are those of `other`.
-    #[cfg(feature = "worker")]
     pub(crate) async fn close_apart_from(&self, other: &Self) {
         if !Arc::ptr_eq(&self.inner, &other.inner) {
             self.close().await;

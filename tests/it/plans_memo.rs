@@ -54,10 +54,10 @@ const STATEMENTS: [Statement; 23] = [
     ("CacheRead", &[ROOT, KEY, NOW]),
     ("CacheDeleteMany", &[ROOT, KEYS]),
     ("CacheGetMany", &[ROOT, KEYS, NOW]),
-    ("CachePurge", &[NOW, ("bigint", "100")]),
+    ("CachePurge", &[NOW, ("bigint", "100"), NOW]),
     (
         "CachePurgeNamespace",
-        &[NOW, ("bigint", "100"), ("text", "")],
+        &[NOW, ("bigint", "100"), ("text", ""), NOW],
     ),
     ("CachePurgeVacant", &[NOW]),
 ];
