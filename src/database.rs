@@ -6,6 +6,8 @@ mod alone;
 #[cfg(feature = "worker")]
 mod answer;
 mod aside;
+#[cfg(feature = "worker")]
+mod changes;
 mod connect;
 mod here;
 mod migrate;
