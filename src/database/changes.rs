@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Database, Engine, here::Version};
 
-/// How often an SQLite file is asked whether it has changed. To be woken costs more than to ask.
+/// How often an SQLite file is asked whether it has changed.
 const CHECK: Duration = Duration::from_millis(40);
 /// How often to look at the tables where nothing tells that they have changed.
 const UNTOLD: Duration = Duration::from_millis(50);
