@@ -19,6 +19,9 @@ impl Timestamp {
     /// 9999-12-31T23:59:59.999Z.
     const LATEST: i64 = 253_402_300_799_999;
 
+    /// No instant is before this one.
+    pub(crate) const MIN: Self = Self(Self::EARLIEST);
+
     /// The instant `milliseconds` after the Unix epoch.
     ///
     /// # Errors

@@ -4,6 +4,9 @@
 
 mod alone;
 mod answer;
+mod aside;
+#[cfg(feature = "worker")]
+mod changes;
 mod connect;
 mod here;
 mod migrate;
@@ -390,6 +393,11 @@ impl Database {
             },
             Pool::Postgres(pool) => Pool::Postgres(apart(pool, connections)),
         };
+        self.over(pool)
+    }
+
+    /// The same database by other connections.
+    fn over(&self, pool: Pool) -> Self {
         Self {
             inner: Arc::new(Inner {
                 pool,
@@ -434,7 +442,6 @@ impl Database {
     }
 
     /// Closes its connections, unless they are those of `other`.
-    #[cfg(feature = "worker")]
     pub(crate) async fn close_apart_from(&self, other: &Self) {
         if !Arc::ptr_eq(&self.inner, &other.inner) {
             self.close().await;

@@ -19,7 +19,7 @@
 //! | `worker.shutdown_timeout` | how long running jobs may go on after a signal | `25s` |
 //! | `worker.heartbeat` | how often a worker says that it lives | `5s` |
 //! | `worker.rescue_after` | silence after which its jobs go to others, at least two heartbeats | `30s` |
-//! | `worker.poll_interval` | how often to look where no notification came | `1s` on PostgreSQL, `50ms` on SQLite |
+//! | `worker.poll_interval` | how often to look where nothing tells of a job | `1s`; `50ms` on SQLite where the URL has options |
 //! | `jobs.max_attempts` | attempts before a job is dead, 1 to 32,767 | `20` |
 //! | `jobs.backoff.base`, `.factor`, `.cap`, `.jitter` | the pause before another attempt | `1s`, `2.0`, `1h`, `0.2` |
 //! | `jobs.keep_done`, `jobs.keep_dead` | how long finished jobs are kept | `7d`, `30d` |

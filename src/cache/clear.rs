@@ -2,6 +2,7 @@
 
 use super::Cache;
 use super::limits::{check_prefix, prefix_end};
+use crate::clock::Timestamp;
 use crate::database::{Sql, Tx, query};
 use crate::error::Result;
 
@@ -61,7 +62,8 @@ impl Cache {
             Sql::CachePurgeNamespace,
             self.now(),
             i64::MAX,
-            &*self.namespace
+            &*self.namespace,
+            Timestamp::MIN
         )
     }
 

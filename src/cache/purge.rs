@@ -5,17 +5,34 @@ use std::time::{Duration, Instant};
 
 use super::Cache;
 use crate::clock::Timestamp;
-use crate::database::{Sql, query};
-use crate::error::Result;
+use crate::database::{Database, JsonText, Sql, Tx, query};
+use crate::error::{Error, Result};
 
 /// The first batch, and the bounds that later ones are fitted to.
-const FIRST_BATCH: i64 = 500;
-const LEAST_BATCH: i64 = 100;
-const MOST_BATCH: i64 = 5_000;
-/// How long a batch may take: what another writer waits for at the most, about.
-const TARGET: Duration = Duration::from_millis(5);
-/// The pause between two batches, in which other writers have their turn.
-const PAUSE: Duration = Duration::from_millis(2);
+const FIRST_BATCH: usize = 500;
+const LEAST_BATCH: usize = 20;
+const MOST_BATCH: usize = 5_000;
+
+/// How long a batch may take, about, and the pause after it.
+struct Pace {
+    target: Duration,
+    pause: Duration,
+}
+
+/// SQLite has one writer. Those of other processes look for the end of the batch at 1, 3 and 8 ms: what they meet is a pause.
+const ONE_WRITER: Pace = Pace {
+    target: Duration::from_millis(3),
+    pause: Duration::from_millis(2),
+};
+/// A batch holds up those alone who want its very rows.
+const MANY_WRITERS: Pace = Pace {
+    target: Duration::from_millis(10),
+    pause: Duration::from_millis(1),
+};
+/// So many expired rows are listed at once, some 8 bytes each.
+const LISTED: usize = 500_000;
+/// After so many batches the log is folded, in the place of a pause.
+const FOLD: u64 = 8;
 
 /// Deleting expired items; made by [`Cache::purge`].
 ///
@@ -90,19 +107,68 @@ impl<'a> Purge<'a> {
     pub async fn run(mut self) -> Result<u64> {
         let now = self.cache.now();
         self.delete_vacant(now).await?;
-        let (mut deleted, mut batch) = (0, FIRST_BATCH);
+        if self.cache.database().has_many_writers() {
+            return self.by_deadline(now).await;
+        }
+        let database = self.cache.database().aside();
+        let deleted = self.by_place(&database, now).await;
+        database.close_apart_from(self.cache.database()).await;
+        deleted
+    }
+
+    /// From the oldest deadline on, passing by what others hold.
+    async fn by_deadline(&mut self, now: Timestamp) -> Result<u64> {
+        let (mut deleted, mut batch, mut from) = (0, FIRST_BATCH, Timestamp::MIN);
         loop {
             let started = Instant::now();
-            let count = self.delete_batch(now, batch).await?;
-            deleted += count;
-            if let Some(progress) = &mut self.progress {
-                progress(deleted);
-            }
-            if count < batch.unsigned_abs() {
+            let deadlines = self.delete_batch(now, batch, from).await?;
+            deleted += deadlines.len() as u64;
+            self.tell(deleted);
+            if deadlines.len() < batch {
                 return Ok(deleted);
             }
-            batch = fitted(batch, started.elapsed());
-            tokio::time::sleep(PAUSE).await;
+            // What was deleted leaves entries in the index, which the next batch need not pass.
+            from = deadlines.into_iter().max().unwrap_or(from);
+            batch = MANY_WRITERS.fitted(batch, started.elapsed());
+            tokio::time::sleep(MANY_WRITERS.pause).await;
+        }
+    }
+
+    /// Where they lie in the file: neighbours share pages, and each page that a batch touches is written anew.
+    async fn by_place(&mut self, database: &Database, now: Timestamp) -> Result<u64> {
+        let (mut deleted, mut batches, mut size) = (0, 0_u64, FIRST_BATCH);
+        let mut after = (Timestamp::MIN, 0);
+        loop {
+            let Some((mut places, last)) = list(database, now, after, LISTED).await? else {
+                return Ok(deleted);
+            };
+            after = last;
+            let is_last = places.len() < LISTED;
+            places.sort_unstable();
+            let mut rest = places.as_slice();
+            while !rest.is_empty() {
+                let (batch, others) = rest.split_at(size.min(rest.len()));
+                rest = others;
+                let (count, took) = self.delete_places(database, now, batch).await?;
+                deleted += count;
+                batches += 1;
+                self.tell(deleted);
+                if rest.is_empty() && is_last {
+                    return Ok(deleted);
+                }
+                size = ONE_WRITER.fitted(size, took);
+                if batches.is_multiple_of(FOLD) {
+                    database.fold_log().await?;
+                } else {
+                    tokio::time::sleep(ONE_WRITER.pause).await;
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, deleted: u64) {
+        if let Some(progress) = &mut self.progress {
+            progress(deleted);
         }
     }
 
@@ -120,46 +186,132 @@ impl<'a> Purge<'a> {
         .map(drop)
     }
 
-    async fn delete_batch(&self, now: Timestamp, batch: i64) -> Result<u64> {
+    /// Deletes up to `batch` items, and returns their deadlines.
+    async fn delete_batch(
+        &self,
+        now: Timestamp,
+        batch: usize,
+        from: Timestamp,
+    ) -> Result<Vec<Timestamp>> {
         let database = self.cache.database();
+        let batch = i64::try_from(batch).unwrap_or(i64::MAX);
         let mut connection = database.write().await?;
         let mut tx = connection.tx();
-        if self.all_namespaces {
-            return query!(database, tx, execute, Sql::CachePurge, now, batch);
-        }
-        query!(
+        let rows: Vec<(Timestamp,)> = if self.all_namespaces {
+            query!(database, tx, fetch_all, Sql::CachePurge, now, batch, from)?
+        } else {
+            query!(
+                database,
+                tx,
+                fetch_all,
+                Sql::CachePurgeNamespace,
+                now,
+                batch,
+                &*self.cache.namespace,
+                from
+            )?
+        };
+        Ok(rows.into_iter().map(|(deadline,)| deadline).collect())
+    }
+
+    /// Deletes those of the rows that may go still, and returns how many these were and how long others were held up.
+    async fn delete_places(
+        &self,
+        database: &Database,
+        now: Timestamp,
+        places: &[i64],
+    ) -> Result<(u64, Duration)> {
+        let places = JsonText(serde_json::json!(places).to_string());
+        let namespace = (!self.all_namespaces).then_some(&*self.cache.namespace);
+        let mut transaction = database.begin().await?;
+        let started = Instant::now();
+        let mut tx = Tx::from(&mut transaction);
+        let count = query!(
             database,
             tx,
             execute,
-            Sql::CachePurgeNamespace,
+            Sql::CachePurgePlaces,
             now,
-            batch,
-            &*self.cache.namespace
-        )
+            places,
+            namespace
+        )?;
+        transaction.commit_quietly().await?;
+        Ok((count, started.elapsed()))
     }
 }
 
-/// The next batch's size: doubled or halved towards [`TARGET`].
-fn fitted(batch: i64, took: Duration) -> i64 {
-    if took > TARGET {
-        (batch / 2).max(LEAST_BATCH)
-    } else if took < TARGET / 2 {
-        (batch * 2).min(MOST_BATCH)
-    } else {
-        batch
+/// Where so many items lie that have expired, by their deadlines, and deadline and place of the last of them; of those that
+/// come after one such. None where there are no more.
+async fn list(
+    database: &Database,
+    now: Timestamp,
+    after: (Timestamp, i64),
+    most: usize,
+) -> Result<Option<(Vec<i64>, (Timestamp, i64))>> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut connection = database.read().await?;
+    let mut tx = connection.tx();
+    let (places, deadline): (String, Option<Timestamp>) = query!(
+        database,
+        tx,
+        fetch_one,
+        Sql::CacheExpiredPlaces,
+        now,
+        after.0,
+        after.1,
+        most
+    )?;
+    let places: Vec<i64> = serde_json::from_str(&places)
+        .map_err(|error| Error::invalid(format!("SQLite lists rows by no numbers: {error}")))?;
+    let last = deadline.zip(places.last().copied());
+    Ok(last.map(|last| (places, last)))
+}
+
+impl Pace {
+    /// The next batch's size: what would take `target` by the pace of the last, and at most twice or half of it.
+    fn fitted(&self, size: usize, took: Duration) -> usize {
+        let took = usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
+        let target = usize::try_from(self.target.as_micros()).unwrap_or(usize::MAX);
+        let fit = size.saturating_mul(target) / took.max(1);
+        fit.clamp(size / 2, size * 2).clamp(LEAST_BATCH, MOST_BATCH)
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
+    // SQLite alone deletes by place.
+    #[tokio::test]
+    async fn what_expired_at_one_instant_is_listed_once_and_in_pieces() {
+        let cache = Cache::connect("sqlite::memory:").await.unwrap();
+        let items = (0..10).map(|n| (n.to_string(), n));
+        cache.set_many(items.collect::<Vec<_>>(), -1).await.unwrap();
+        cache.set_with("older", &1, -2).await.unwrap();
+        cache.set_with("live", &1, 3_600).await.unwrap();
+        let (database, now) = (cache.database(), cache.now());
+        let (mut listed, mut after) = (Vec::new(), (Timestamp::MIN, 0));
+        while let Some((places, last)) = list(database, now, after, 3).await.unwrap() {
+            assert!((1..=3).contains(&places.len()), "{places:?}");
+            listed.extend(places);
+            after = last;
+        }
+        assert_eq!(listed.len(), 11);
+        listed.sort_unstable();
+        listed.dedup();
+        assert_eq!(listed.len(), 11);
+        assert_eq!(cache.clear_expired().await.unwrap(), 11);
+    }
+
     #[test]
     fn a_batch_is_fitted_to_the_time_that_it_takes() {
-        assert_eq!(fitted(500, TARGET * 2), 250);
-        assert_eq!(fitted(500, TARGET / 4), 1_000);
-        assert_eq!(fitted(500, TARGET * 3 / 4), 500);
-        assert_eq!(fitted(LEAST_BATCH, TARGET * 2), LEAST_BATCH);
-        assert_eq!(fitted(MOST_BATCH, Duration::ZERO), MOST_BATCH);
+        let (pace, target) = (ONE_WRITER, ONE_WRITER.target);
+        assert_eq!(pace.fitted(500, target * 5 / 4), 400);
+        assert_eq!(pace.fitted(500, target * 4 / 5), 625);
+        assert_eq!(pace.fitted(500, target * 9), 250);
+        assert_eq!(pace.fitted(500, target / 9), 1_000);
+        assert_eq!(pace.fitted(LEAST_BATCH, target * 2), LEAST_BATCH);
+        assert_eq!(pace.fitted(MOST_BATCH, Duration::ZERO), MOST_BATCH);
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Here {
     file: PathBuf,
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Option<Connection>>,
+    /// The connection that watches for changes, and how many there were before.
+    watcher: Mutex<(u64, Option<Connection>)>,
     writes: AtomicU64,
     closed: AtomicBool,
     pace: Pace,
@@ -49,6 +51,7 @@ impl Here {
             file,
             readers: Mutex::default(),
             writer: Mutex::default(),
+            watcher: Mutex::default(),
             // A process that writes little folds the log of those before it.
             writes: AtomicU64::new(ROUND - BY_THE_POOL),
             closed: AtomicBool::new(false),
@@ -66,7 +69,8 @@ impl Here {
         self.closed.store(true, Ordering::SeqCst);
         let readers = std::mem::take(&mut *held(&self.readers));
         let writer = held(&self.writer).take();
-        drop((readers, writer));
+        let watcher = held(&self.watcher).1.take();
+        drop((readers, writer, watcher));
     }
 
     /// What `work` gives on a connection that reads, or `None` where it is left to the pool.
@@ -109,6 +113,23 @@ impl Here {
         done.is_ok()
     }
 
+    /// Which version of the file there is, as a connection sees it that never writes.
+    #[cfg(feature = "worker")]
+    fn version(&self) -> Option<Version> {
+        let mut held = held(&self.watcher);
+        let (watchers, watcher) = &mut *held;
+        if watcher.is_none() {
+            *watcher = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY);
+            *watchers += 1;
+        }
+        let mut pragma = watcher
+            .as_ref()?
+            .prepare_cached("PRAGMA data_version")
+            .ok()?;
+        let version = pragma.query_row((), |row| row.get(0)).ok()?;
+        Some(Version(*watchers, version))
+    }
+
     fn open(&self, flags: OpenFlags) -> Option<Connection> {
         if self.closed.load(Ordering::SeqCst) {
             return None;
@@ -124,6 +145,11 @@ impl Here {
         Some(connection)
     }
 }
+
+/// A version of a file: what two watchers say of it has nothing in common.
+#[cfg(feature = "worker")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version(u64, i64);
 
 /// Nothing panics while it is held.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -215,6 +241,12 @@ impl Database {
                 statement.execute(parameters).map(drop)
             })
         })
+    }
+
+    /// Which version of the file there is. None where that cannot be told here.
+    #[cfg(feature = "worker")]
+    pub(super) fn version(&self) -> Option<Version> {
+        self.here()?.version()
     }
 
     /// Whether single items are written on the caller's thread.

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 23] = [
+pub(super) const PAIRS: [Pair; 24] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -96,6 +96,12 @@ pub(super) const PAIRS: [Pair; 23] = [
         name: "lock",
         sqlite: "",
         postgres: "FOR UPDATE",
+    },
+    // What SQLite alone is asked: of rows by their place in the file, and of its log.
+    Pair {
+        name: "sqlite",
+        sqlite: "?",
+        postgres: "SELECT 1",
     },
     // Holds off whoever pauses the queue, until what is claimed meanwhile is there to see; and nobody else.
     Pair {
@@ -555,17 +561,27 @@ statements! {
         WHERE item.namespace = $1 AND item.key >= $2 AND item.key < $3 ORDER BY item.key {lock}) \
         DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
         RETURNING vacant";
+    // `IS TRUE` keeps PostgreSQL from reading all that is expired for each batch.
     CachePurge: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
-        WHERE item.expires_at <= $1 AND NOT item.vacant AND ", purgeable!("$1"),
+        WHERE item.expires_at <= $1 AND item.expires_at >= $3 AND NOT item.vacant AND ", purgeable!("$1"),
         " ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
-        AND NOT {live:$1}");
+        AND (NOT {live:$1}) IS TRUE RETURNING expires_at");
     // The empty text keeps SQLite from the primary key: every batch would read and sort the whole namespace.
     CachePurgeNamespace: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
-        WHERE item.expires_at <= $1 AND NOT item.vacant AND item.namespace || '' = $3 AND ", purgeable!("$1"),
+        WHERE item.expires_at <= $1 AND item.expires_at >= $4 AND NOT item.vacant \
+        AND item.namespace || '' = $3 AND ", purgeable!("$1"),
         " ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
-        AND NOT {live:$1}");
+        AND (NOT {live:$1}) IS TRUE RETURNING expires_at");
+    // By the index alone.
+    CacheExpiredPlaces: "{sqlite:SELECT json_group_array(expired.place), MAX(expired.expires_at) FROM (\
+        SELECT item.rowid AS place, item.expires_at FROM {item} AS item \
+        WHERE item.expires_at <= $1 AND item.expires_at >= $2 AND (item.expires_at > $2 OR item.rowid > $3) \
+        ORDER BY item.expires_at, item.rowid LIMIT $4) AS expired}";
+    CachePurgePlaces: concat!("{sqlite:DELETE FROM {item} AS item WHERE item.rowid IN (SELECT e.value FROM json_each($2) AS e) \
+        AND NOT {live:$1} AND NOT item.vacant AND ", purgeable!("$1"), " AND ($3 IS NULL OR item.namespace = $3)}");
+    LogFold: "{sqlite:PRAGMA wal_checkpoint(PASSIVE)}";
     CachePurgeVacant: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
         WHERE item.vacant AND (item.error_until IS NULL OR item.error_until <= $1) AND ", purgeable!("$1"),
         " LIMIT 10000 {skip_locked}) \

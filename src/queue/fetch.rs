@@ -133,6 +133,7 @@ impl Fetcher {
             .to_string(),
         );
         let mut announced = self.database.announcements();
+        let mut changes = self.database.changes();
         let mut state = State {
             held: self.held.clone(),
             ..State::default()
@@ -149,6 +150,7 @@ impl Fetcher {
                 }
             };
             announced.mark_unchanged();
+            changes.mark();
             // Asked before the round: what runs now may enqueue a job, and end, behind the round's back.
             let nothing_ran = state.nothing_runs();
             // Where a round failed, its claims may have been made all the same.
@@ -191,7 +193,7 @@ impl Fetcher {
                 () = self.wake.notified() => {}
                 () = state.freed.notified() => {}
                 _ = announced.changed() => {}
-                () = tokio::time::sleep(wait) => {}
+                () = changes.within(wait) => {}
             }
         }
     }

@@ -163,10 +163,9 @@ impl Running {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(task);
         });
-        let poll_interval = options.poll_interval.unwrap_or(match database.engine() {
-            Engine::Sqlite => Duration::from_millis(50),
-            Engine::Postgres => Duration::from_secs(1),
-        });
+        let poll_interval = options
+            .poll_interval
+            .unwrap_or_else(|| database.poll_interval());
         let table = queues.unwrap_or_else(|| {
             let table = QueueTable {
                 concurrency: options.queue_concurrency,

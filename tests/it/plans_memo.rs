@@ -55,10 +55,10 @@ const STATEMENTS: [Statement; 24] = [
     ("CacheDeleteMany", &[ROOT, KEYS]),
     ("CacheDeleteEach", &[ROOT, KEYS, ("text", "20ms")]),
     ("CacheGetMany", &[ROOT, KEYS, NOW]),
-    ("CachePurge", &[NOW, ("bigint", "100")]),
+    ("CachePurge", &[NOW, ("bigint", "100"), NOW]),
     (
         "CachePurgeNamespace",
-        &[NOW, ("bigint", "100"), ("text", "")],
+        &[NOW, ("bigint", "100"), ("text", ""), NOW],
     ),
     ("CachePurgeVacant", &[NOW]),
 ];

@@ -32,6 +32,39 @@ both_engines! {
         assert_eq!(told.last(), Some(&2_500));
     }
 
+    async fn whoever_waits_to_write_has_their_turn_between_batches(db) {
+        let cache = db.cache().await;
+        cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        // One of the purge's own process, and one of another.
+        let writers = [cache.clone(), db.cache().await];
+        let runtime = tokio::runtime::Handle::current();
+        let mut batches = 0;
+        let purge = cache.purge().on_progress(|_| {
+            batches += 1;
+            for (name, writer) in ["inside", "outside"].into_iter().zip(&writers) {
+                let (writer, (tell, told)) = (writer.clone(), std::sync::mpsc::channel());
+                runtime.spawn(async move { tell.send(writer.set(name, &1).await) });
+                told.recv_timeout(std::time::Duration::from_secs(9)).expect("the purge holds it up").unwrap();
+            }
+        });
+        assert_eq!(purge.run().await.unwrap(), 2_500);
+        assert!(batches > 2, "{batches}");
+    }
+
+    async fn a_purge_of_a_namespace_leaves_the_others_and_what_others_were_built_from(db) {
+        let cache = db.cache().await;
+        let other = cache.namespace("other").unwrap();
+        for cache in [&cache, &other] {
+            cache.set_many((0..600).map(|n| (format!("old:{n}"), n)), 60).await.unwrap();
+        }
+        let memo = other.memoize("whole").depends_on(["old:7"]);
+        assert_eq!(memo.get_or_compute(|| async { 1 }).await.unwrap(), 1);
+        db.advance(60);
+        assert_eq!(other.clear_expired().await.unwrap(), 599);
+        assert_eq!(cache.stats().await.unwrap().expired, 600);
+        assert_eq!(cache.purge().all_namespaces().run().await.unwrap(), 600);
+    }
+
     async fn a_purge_deletes_what_had_expired_when_it_began(db) {
         let cache = db.cache().await;
         cache.set_many((0..600).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();

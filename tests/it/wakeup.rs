@@ -104,27 +104,18 @@ both_engines! {
         let id = Queue::new(ticking(db).await).enqueue(&probe(2)).await.unwrap().id;
         is_done(&queue, id, worker).await;
     }
-}
 
-// PostgreSQL alone tells other processes; SQLite's are polled for.
-#[test]
-fn a_job_of_another_connection_starts_at_once_and_a_delayed_one_in_time() {
-    run(TestDatabase::postgres, async |db| {
+    async fn a_job_of_another_process_starts_at_once_and_a_delayed_one_in_time(db) {
+        // By connections of its own, as another process has them.
         let (queue, worker) = idle(db, without_polling()).await;
         let other = Queue::new(ticking(db).await);
         let now = other.enqueue(&probe(2)).await.unwrap().id;
         becomes(&queue, now, JobStatus::Done).await;
         let mut tx = other.database().begin().await.unwrap();
-        let delayed = other
-            .enqueue(&probe(3))
-            .delay(Duration::from_millis(150))
-            .in_tx(&mut tx)
-            .await
-            .unwrap()
-            .id;
+        let delayed = other.enqueue(&probe(3)).delay(Duration::from_millis(150)).in_tx(&mut tx).await.unwrap().id;
         tx.commit().await.unwrap();
         is_done(&queue, delayed, worker).await;
-    });
+    }
 }
 
 // PostgreSQL alone has schemas.

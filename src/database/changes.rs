@@ -1,0 +1,114 @@
+//! Noticing, on an SQLite file, that somebody has written to it, without a look at its tables.
+
+use std::time::Duration;
+
+use super::{Database, Engine, here::Version};
+
+/// How often an SQLite file is asked whether it has changed.
+const CHECK: Duration = Duration::from_millis(40);
+/// How often to look at the tables where nothing tells that they have changed.
+const UNTOLD: Duration = Duration::from_millis(50);
+/// How often to look though nothing has told of a change.
+const TOLD: Duration = Duration::from_secs(1);
+
+/// What one who waits knows of a database's changes.
+pub(crate) struct Changes {
+    database: Database,
+    seen: Option<Version>,
+}
+
+impl Database {
+    pub(crate) fn changes(&self) -> Changes {
+        Changes {
+            database: self.clone(),
+            seen: None,
+        }
+    }
+
+    /// How often to look for what others have written and nobody told of, unless somebody says otherwise.
+    pub(crate) fn poll_interval(&self) -> Duration {
+        let told = match self.engine() {
+            Engine::Postgres => true,
+            // Nobody else can write to one in memory.
+            Engine::Sqlite => self.is_in_memory() || self.version().is_some(),
+        };
+        if told { TOLD } else { UNTOLD }
+    }
+}
+
+impl Changes {
+    /// What is written from now on is a change: to be called before a look at the tables.
+    pub(crate) fn mark(&mut self) {
+        self.seen = self.database.version();
+    }
+
+    fn has_come(&self) -> bool {
+        self.database.version() != self.seen
+    }
+
+    /// Returns when `limit` is over, or sooner where somebody, this process included, has written since the mark.
+    /// PostgreSQL has its notifications for that, and a database in memory has no other writers.
+    pub(crate) async fn within(&self, limit: Duration) {
+        if self.seen.is_none() {
+            let untold = self.database.writes_here();
+            let limit = if untold { limit.min(UNTOLD) } else { limit };
+            return tokio::time::sleep(limit).await;
+        }
+        let changed = async {
+            loop {
+                tokio::time::sleep(CHECK).await;
+                if self.has_come() {
+                    return;
+                }
+            }
+        };
+        // Whichever it was, it is time for another look.
+        let _ = tokio::time::timeout(limit, changed).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cache::Cache;
+
+    // SQLite alone: PostgreSQL tells of changes by itself.
+    #[tokio::test]
+    async fn a_write_is_a_change_whoever_does_it_and_a_read_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        let database = Database::connect(&url).await.unwrap();
+        let other = Cache::new(Database::connect(&url).await.unwrap());
+        let mut changes = database.changes();
+        changes.mark();
+        assert_eq!(other.get::<i32>("key").await.unwrap(), None);
+        assert!(!changes.has_come());
+        for cache in [other, Cache::new(database.clone())] {
+            cache.set("key", &1).await.unwrap();
+            assert!(changes.has_come());
+            changes.within(Duration::MAX).await;
+            changes.mark();
+            assert!(!changes.has_come());
+        }
+        assert_eq!(database.poll_interval(), TOLD);
+        database.close().await;
+        assert_eq!(database.version(), None, "what is closed opens nothing");
+        assert_eq!(database.poll_interval(), UNTOLD);
+    }
+
+    #[tokio::test]
+    async fn what_tells_of_no_changes_is_looked_at_often() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.db");
+        let url = format!("sqlite://{}?mode=rwc", file.display());
+        let by_options = Database::connect(&url).await.unwrap();
+        let mut changes = by_options.changes();
+        changes.mark();
+        assert!(changes.seen.is_none());
+        assert_eq!(by_options.poll_interval(), UNTOLD);
+        changes.within(Duration::ZERO).await;
+        let in_memory = Database::connect("sqlite::memory:").await.unwrap();
+        assert_eq!(in_memory.poll_interval(), TOLD, "nobody else can write");
+    }
+}
