@@ -52,7 +52,7 @@ pub(crate) enum Outcome {
 
 /// A job, which of its attempts, and when that began by its row. One that was given back may be claimed again under its
 /// number.
-pub(super) type Begun = (JobId, i32, Timestamp);
+pub(super) type Begun = (JobId, i32, Option<Timestamp>);
 
 /// id, attempt, status, milliseconds of run_at, result, error, progress: as the statements read them.
 type Row<'a> = (
@@ -68,7 +68,7 @@ type Row<'a> = (
 
 impl Finished {
     fn begun(&self) -> Begun {
-        (self.id, self.attempt, self.started_at)
+        (self.id, self.attempt, Some(self.started_at))
     }
 
     fn row(&self) -> Row<'_> {
@@ -76,7 +76,7 @@ impl Finished {
             Outcome::Done { result } => ("done", None, Some(result.as_str()), None),
             Outcome::Retry { error, run_at } => (
                 "queued",
-                Some(run_at.as_millis()),
+                Some(run_at.map(Timestamp::as_millis)),
                 None,
                 Some(error.as_str()),
             ),

@@ -304,7 +304,10 @@ both_engines! {
                 }
             }
         };
-        let late = start(Worker::new(db.open().await).options(never_polling()).register(handler));
+        // It has no slot for the job a second time.
+        let mut options = never_polling();
+        options.concurrency = 1;
+        let late = start(Worker::new(db.open().await).options(options).register(handler));
         becomes(&queue, id, JobStatus::Running).await;
         // Somebody took it for dead.
         db.execute("UPDATE {}job SET status = 'queued', due = TRUE, worker = NULL").await;
