@@ -76,7 +76,7 @@ impl Finished {
             Outcome::Done { result } => ("done", None, Some(result.as_str()), None),
             Outcome::Retry { error, run_at } => (
                 "queued",
-                Some(run_at.map(Timestamp::as_millis)),
+                Some(run_at.as_millis()),
                 None,
                 Some(error.as_str()),
             ),
@@ -302,7 +302,7 @@ fn begun_rows(attempts: &[Begun]) -> Vec<impl serde::Serialize> {
                 none,
                 none,
                 none,
-                at.as_millis(),
+                at.map(Timestamp::as_millis),
             )
         })
         .collect()
