@@ -2,7 +2,7 @@
 //!
 //! To claim a job as its slot becomes free would leave the slot idle for a trip to the database, and make statements as
 //! small as there are slots. So a worker whose jobs are short claims as many more as it will begin until the next claim
-//! has come, by the rate at which it began them of late. Where jobs take long that is none.
+//! has come, by the rate at which they ended of late. Where jobs take long that is none.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -33,9 +33,9 @@ struct State {
     taken: usize,
     /// Jobs that are claimed and have no slot yet.
     waiting: usize,
-    begun: u64,
+    ended: u64,
     ahead: usize,
-    /// When the rate was measured last, and how many had begun by then; in jobs a second.
+    /// When the rate was measured last, and how many had ended by then; in jobs a second.
     measured: (Instant, u64),
     rate: f64,
     /// The queue's backend, where it waits for a slot.
@@ -56,7 +56,7 @@ impl Slots {
                 concurrency,
                 taken: 0,
                 waiting: 0,
-                begun: 0,
+                ended: 0,
                 ahead: 0,
                 measured: (now, 0),
                 rate: 0.0,
@@ -103,7 +103,6 @@ impl Slots {
     pub(super) fn take(self: &Arc<Self>) -> Slot {
         let mut state = self.lock();
         state.taken += 1;
-        state.begun += 1;
         Slot {
             slots: self.clone(),
             taken: true,
@@ -127,16 +126,16 @@ impl Slots {
 
 impl State {
     fn measure(&mut self, now: Instant) {
-        let (since, begun) = self.measured;
+        let (since, ended) = self.measured;
         let elapsed = now.saturating_duration_since(since);
         if elapsed < MEASURED {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "a rate is no exact thing")]
-        let rate = (self.begun - begun) as f64 / elapsed.as_secs_f64();
+        let rate = (self.ended - ended) as f64 / elapsed.as_secs_f64();
         // A lull between two claims does not end the rate.
         self.rate = rate.max(self.rate / 2.0);
-        self.measured = (now, self.begun);
+        self.measured = (now, self.ended);
     }
 
     /// Whether what waits lasts until another claim has come.
@@ -170,7 +169,6 @@ impl Slot {
         }
         state.waiting -= 1;
         state.taken += 1;
-        state.begun += 1;
         self.taken = true;
         let low = !state.has_enough();
         drop(state);
@@ -186,6 +184,7 @@ impl Drop for Slot {
         let mut state = self.slots.lock();
         if self.taken {
             state.taken -= 1;
+            state.ended += 1;
             state.wake();
         } else {
             state.waiting -= 1;
@@ -226,14 +225,17 @@ mod tests {
         assert_eq!(slots.wanted(CLAIM, now), 10, "nothing is known of them");
         let mut held: Vec<Slot> = (0..10).map(|_| slots.wait()).collect();
         assert!(held.iter_mut().all(begin));
+        assert_eq!(slots.wanted(CLAIM, after(3)), 0, "none of them has ended");
+        held.clear();
+        held.extend((0..10).map(|_| slots.take()));
         assert_eq!(
-            slots.wanted(CLAIM, after(10)),
+            slots.wanted(CLAIM, after(13)),
             20,
             "1,000 a second for 20 ms; the slots are taken"
         );
         held.extend((0..20).map(|_| slots.wait()));
         assert!(!begin(&mut held[10]), "there is no slot for it");
-        assert_eq!(slots.wanted(CLAIM, after(11)), 0, "enough of them wait");
+        assert_eq!(slots.wanted(CLAIM, after(14)), 0, "enough of them wait");
         // Those that run take long, and in the end nobody takes them for quick.
         held.truncate(10);
         for round in 2..20 {
@@ -242,7 +244,7 @@ mod tests {
         assert_eq!(slots.wanted(CLAIM, after(200)), 0);
         held.pop();
         assert_eq!(
-            slots.wanted(CLAIM, after(210)),
+            slots.wanted(CLAIM, after(1_200)),
             1,
             "its slot is free, and that is all"
         );
@@ -253,8 +255,8 @@ mod tests {
     fn a_slow_claim_is_made_sooner_and_no_rate_goes_beyond_the_most() {
         let now = Instant::now();
         let slots = Slots::new(1, Arc::default(), now);
-        let begun = |count| (0..count).for_each(|_| drop(slots.take()));
-        begun(100);
+        let end = |count| (0..count).for_each(|_| drop(slots.take()));
+        end(100);
         let at = now + Duration::from_millis(100);
         assert_eq!(slots.wanted(Duration::from_millis(10), at), 1 + 30);
         assert_eq!(
@@ -262,7 +264,7 @@ mod tests {
             1 + 50,
             "a tenth of the patience"
         );
-        begun(1_000_000);
+        end(1_000_000);
         let at = at + Duration::from_millis(100);
         assert_eq!(slots.wanted(CLAIM, at), 1 + MOST_AHEAD);
     }
