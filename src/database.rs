@@ -3,6 +3,7 @@
 //! This is the only module that knows that there are two. Above it, a statement runs on a [`Tx`], whatever is behind.
 
 mod alone;
+mod anchor;
 mod answer;
 mod aside;
 #[cfg(feature = "worker")]

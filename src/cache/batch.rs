@@ -200,7 +200,7 @@ impl<C: Call> Gather<C> {
             Some(queue) => queue,
             None => queues.entry(place.namespace.clone()).or_default(),
         };
-        let free = queue.lanes == 0 && !queue.has_work();
+        let free = queue.lanes < lanes_at_once::<C>(&place.database) && !queue.has_work();
         if (free || call.bytes() > LARGE) && !queue.is_behind(&call) {
             queue.lanes += 1;
             let own = C::ORDERED.then(|| call.key().to_owned());
@@ -246,6 +246,16 @@ impl<C: Call> Gather<C> {
     /// Nothing panics while it is held.
     fn queues(&self) -> MutexGuard<'_, HashMap<Arc<str>, Queue<C>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many statements are under way at once without anybody's patience being tried. While a server is at one that reads,
+/// what it answered to another is taken in; of those that write, more at once would be more commits.
+fn lanes_at_once<C: Call>(database: &Database) -> usize {
+    if !C::ORDERED && database.has_many_writers() {
+        2
+    } else {
+        1
     }
 }
 

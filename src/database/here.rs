@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) use rusqlite::ToSql as Bind;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::anchor::Anchor;
 use super::{Database, Pool, Sql};
 
 /// Connections that are kept for the next who reads. More are open only while more threads read at once.
@@ -37,6 +38,7 @@ impl<T> HereRow for T where
 pub(super) struct Here {
     file: PathBuf,
     readers: Mutex<Vec<Connection>>,
+    anchor: Anchor,
     writer: Mutex<Option<Connection>>,
     /// The connection that watches for changes, and how many there were before.
     watcher: Mutex<(u64, Option<Connection>)>,
@@ -50,6 +52,7 @@ impl Here {
         Self {
             file,
             readers: Mutex::default(),
+            anchor: Anchor::default(),
             writer: Mutex::default(),
             watcher: Mutex::default(),
             // A process that writes little folds the log of those before it.
@@ -67,6 +70,7 @@ impl Here {
     /// Gives up its connections, for good.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        self.anchor.close();
         let readers = std::mem::take(&mut *held(&self.readers));
         let writer = held(&self.writer).take();
         let watcher = held(&self.watcher).1.take();
@@ -76,6 +80,8 @@ impl Here {
     /// What `work` gives on a connection that reads, or `None` where it is left to the pool.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {
         let began = self.pace.begin()?;
+        self.anchor
+            .count(|| self.open(OpenFlags::SQLITE_OPEN_READ_ONLY));
         let kept = held(&self.readers).pop();
         let connection = match kept {
             Some(connection) => connection,
@@ -152,7 +158,7 @@ impl Here {
 pub(super) struct Version(u64, i64);
 
 /// Nothing panics while it is held.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -78,27 +78,21 @@ impl<'r> Decode<'r, Postgres> for JsonText {
 
 /// A list of texts: an array on PostgreSQL, JSON on SQLite.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys(Vec<String>);
+pub(crate) struct Keys<'k>(pub(crate) Vec<&'k str>);
 
-impl Keys {
-    pub(crate) fn new(keys: &[&str]) -> Self {
-        Self(keys.iter().map(|key| (*key).to_owned()).collect())
-    }
-}
-
-impl Type<Sqlite> for Keys {
+impl Type<Sqlite> for Keys<'_> {
     fn type_info() -> SqliteTypeInfo {
         <String as Type<Sqlite>>::type_info()
     }
 }
 
-impl Encode<'_, Sqlite> for Keys {
+impl Encode<'_, Sqlite> for Keys<'_> {
     fn encode_by_ref(&self, buffer: &mut SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
         Encode::<Sqlite>::encode(serde_json::to_string(&self.0)?, buffer)
     }
 }
 
-impl Type<Postgres> for Keys {
+impl Type<Postgres> for Keys<'_> {
     fn type_info() -> PgTypeInfo {
         <Vec<String> as Type<Postgres>>::type_info()
     }
@@ -108,9 +102,9 @@ impl Type<Postgres> for Keys {
 /// which takes as long as ten reads do. Nulls are among no texts.
 const LEAST_ELEMENTS: usize = 12;
 
-impl Encode<'_, Postgres> for Keys {
+impl Encode<'_, Postgres> for Keys<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let mut elements: Vec<Option<&str>> = self.0.iter().map(|key| Some(key.as_str())).collect();
+        let mut elements: Vec<Option<&str>> = self.0.iter().copied().map(Some).collect();
         elements.resize(elements.len().max(LEAST_ELEMENTS), None);
         Encode::<Postgres>::encode_by_ref(&elements, buffer)
     }

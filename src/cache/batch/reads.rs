@@ -1,6 +1,5 @@
 //! Reads of one item.
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,10 +122,11 @@ impl<T: Columns> Call for Read<T> {
         _: Duration,
     ) -> Result<Vec<Self::Answer>> {
         let mut tx = hand.tx();
-        let mut keys: Vec<&str> = calls.iter().map(Call::key).collect();
-        keys.sort_unstable();
+        let mut order: Vec<usize> = (0..calls.len()).collect();
+        order.sort_unstable_by_key(|call| calls[*call].key());
+        let mut keys: Vec<&str> = order.iter().map(|call| calls[*call].key()).collect();
         keys.dedup();
-        let keys = Keys::new(&keys);
+        let keys = Keys(keys);
         // Not before any of the calls.
         let now = place.database.clock().now();
         let rows: Vec<T::Keyed> = query!(
@@ -138,11 +138,22 @@ impl<T: Columns> Call for Read<T> {
             &keys,
             now
         )?;
-        let rows: HashMap<String, T::Row> = rows.into_iter().map(T::split).collect();
-        Ok(calls
-            .iter()
-            .map(|call| (rows.get(call.key()).cloned(), now))
-            .collect())
+        let mut rows: Vec<(String, T::Row)> = rows.into_iter().map(T::split).collect();
+        rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        let mut rows = rows.into_iter().peekable();
+        let mut answers: Vec<Self::Answer> = calls.iter().map(|_| (None, now)).collect();
+        let mut order = order.into_iter().peekable();
+        while let Some(call) = order.next() {
+            let key = calls[call].key();
+            while rows.next_if(|(of, _)| of.as_str() < key).is_some() {}
+            let is_asked_again = order.peek().is_some_and(|next| calls[*next].key() == key);
+            answers[call].0 = match rows.peek() {
+                Some((of, row)) if of == key && is_asked_again => Some(row.clone()),
+                Some((of, _)) if of == key => rows.next().map(|(_, row)| row),
+                _ => None,
+            };
+        }
+        Ok(answers)
     }
 
     fn give_up(mut hand: Connection) {
