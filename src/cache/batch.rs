@@ -7,6 +7,7 @@
 
 mod aside;
 mod lane;
+mod patience;
 mod reads;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use lane::{Alone, Kind, Lane};
+use lane::{Alone, Lane};
 pub(super) use reads::{Columns, Deadline, Read, Value};
 use together::Together;
 pub(super) use writes::Write;
@@ -36,10 +37,6 @@ const MOST_CALLS: usize = 256;
 const MOST_BYTES: usize = 1024 * 1024;
 /// A call of more bytes has a statement to itself, and so has an answer: see the statements for that.
 const LARGE: usize = 64 * 1024;
-/// How long a call waits for the statements under way before it has one more sent, and how many that may come to.
-const PATIENCE: Duration = Duration::from_millis(5);
-const MOST_LANES: usize = 6;
-
 /// What is asked of the database, one item of it.
 pub(super) trait Call: Send + Sync + Sized + 'static {
     type Answer: Send + 'static;
@@ -93,6 +90,8 @@ pub(super) struct Gather<C: Call> {
 struct Queue<C: Call> {
     waiting: VecDeque<Waiting<C>>,
     lanes: usize,
+    /// Of these, those whose tasks see to it that nobody waits too long.
+    watching: usize,
     /// The keys of ordered calls that are under way, or wait for a lock.
     busy: HashSet<String>,
     /// What waits for locks, beside what lanes aside have of it: calls of one key each.
@@ -108,10 +107,19 @@ struct Waiting<C: Call> {
 /// Who waits for an answer.
 struct Asker<C: Call> {
     ticket: u64,
+    limit: Instant,
     tell: oneshot::Sender<Told<C>>,
 }
 
-type Answered<C> = (u64, oneshot::Receiver<Told<C>>);
+/// What one who asks waits for.
+struct Answered<C: Call> {
+    ticket: u64,
+    /// Until then it is to be under way.
+    limit: Instant,
+    /// Somebody else sees to that.
+    is_watched: bool,
+    told: oneshot::Receiver<Told<C>>,
+}
 
 enum Told<C: Call> {
     Answer(Result<C::Answer>),
@@ -139,6 +147,7 @@ impl<C: Call> Default for Queue<C> {
         Self {
             waiting: VecDeque::new(),
             lanes: 0,
+            watching: 0,
             busy: HashSet::new(),
             blocked: VecDeque::new(),
             aside: 0,
@@ -160,37 +169,14 @@ impl<C: Call> Gather<C> {
                 },
                 Entered::Queue(waits) => waits,
             };
-            let limit =
-                *limit.get_or_insert_with(|| Instant::now() + place.database.acquire_timeout());
-            match self.wait(place, waits, limit).await {
+            limit = Some(waits.limit);
+            match self.wait(place, waits).await {
                 Some(Told::Answer(answer)) => return answer,
                 Some(Told::Lead(call, lane)) => entered = Entered::Lane(lane, call),
                 // Nothing drops a sender without a word.
                 None => return Err(Error::transient("the call was given up; try again")),
             }
         }
-    }
-
-    /// What one who waits is told.
-    async fn wait(
-        self: &Arc<Self>,
-        place: &Place,
-        (ticket, mut told): Answered<C>,
-        limit: Instant,
-    ) -> Option<Told<C>> {
-        if let Ok(told) = tokio::time::timeout(PATIENCE, &mut told).await {
-            return told.ok();
-        }
-        if let Some(lane) = self.another_lane(place) {
-            tokio::spawn(lane.run(None));
-        }
-        if let Ok(told) = tokio::time::timeout_at(limit, &mut told).await {
-            return told.ok();
-        }
-        if self.leave(place, ticket) {
-            return Some(Told::Answer(Err(Error::from(sqlx::Error::PoolTimedOut))));
-        }
-        told.await.ok()
     }
 
     /// A lane of the caller's own where there is one, or else a place in the queue.
@@ -207,40 +193,29 @@ impl<C: Call> Gather<C> {
             queue.busy.extend(own.clone());
             return Entered::Lane(Lane::new(self, place, own), call);
         }
-        let (asker, waits) = self.asker();
+        let (asker, mut waits) = self.asker(place);
+        waits.is_watched = !C::ORDERED && queue.watching > 0;
         queue.waiting.push_back(Waiting { call, asker });
         Entered::Queue(waits)
     }
 
-    fn asker(&self) -> (Asker<C>, Answered<C>) {
+    fn asker(&self, place: &Place) -> (Asker<C>, Answered<C>) {
         let (tell, told) = oneshot::channel();
         // Another one than any other's, whatever became of the queue meanwhile.
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        (Asker { ticket, tell }, (ticket, told))
-    }
-
-    /// One more lane for those who wait.
-    fn another_lane(self: &Arc<Self>, place: &Place) -> Option<Lane<C>> {
-        let mut queues = self.queues();
-        let queue = queues.get_mut(&place.namespace)?;
-        if queue.lanes >= MOST_LANES || !queue.has_work() {
-            return None;
-        }
-        queue.lanes += 1;
-        Some(Lane::of_kind(self, place, Kind::Extra))
-    }
-
-    /// Whether the call was waiting still, which it does no more.
-    fn leave(&self, place: &Place, ticket: u64) -> bool {
-        let mut queues = self.queues();
-        let Some(queue) = queues.get_mut(&place.namespace) else {
-            return false;
+        let limit = Instant::now() + place.database.acquire_timeout();
+        let asker = Asker {
+            ticket,
+            limit,
+            tell,
         };
-        let before = queue.waiting.len();
-        queue
-            .waiting
-            .retain(|waiting| waiting.asker.ticket != ticket);
-        queue.waiting.len() < before
+        let answered = Answered {
+            ticket,
+            limit,
+            is_watched: false,
+            told,
+        };
+        (asker, answered)
     }
 
     /// Nothing panics while it is held.

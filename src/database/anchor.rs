@@ -131,6 +131,7 @@ mod tests {
 
     fn open(file: &Path) -> Connection {
         let connection = Connection::open(file).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
             .unwrap();

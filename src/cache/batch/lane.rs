@@ -25,6 +25,8 @@ pub(super) struct Lane<C: Call> {
     /// The key that is under way for the lane's own caller.
     own: Option<String>,
     pub(super) kind: Kind,
+    /// Its task sees to it that nobody waits too long.
+    watches: bool,
     pub(super) ended: bool,
 }
 
@@ -52,6 +54,7 @@ impl<C: Call> Lane<C> {
             under_way: Together::default(),
             own,
             kind: Kind::Plain,
+            watches: false,
             ended: false,
         }
     }
@@ -95,7 +98,7 @@ impl<C: Call> Lane<C> {
         };
         let came_to = match answered {
             Err(error) if C::ORDERED && error.is_lock_timeout() => {
-                let (asker, waits) = self.gather.asker();
+                let (asker, waits) = self.gather.asker(&self.place);
                 // Its key goes along.
                 self.own = None;
                 let mut blocked = Together::of(vec![Waiting { call, asker }]);
@@ -119,6 +122,8 @@ impl<C: Call> Lane<C> {
     /// Sends what waits, until nothing does.
     pub(super) async fn run(mut self, mut hand: Option<C::Hand>) {
         let (mut lingered, mut sent) = (0, 1);
+        let (gather, place) = (self.gather.clone(), self.place.clone());
+        self.watch();
         loop {
             if !self.has_work() {
                 if (self.kind == Kind::Extra || lingered >= LINGER) && self.ends() {
@@ -130,29 +135,43 @@ impl<C: Call> Lane<C> {
             }
             let held = match hand.take() {
                 Some(hand) => hand,
-                None => match C::connect(&self.place.database).await {
-                    Ok(hand) => hand,
-                    Err(error) => {
-                        self.refuse(&error);
-                        if self.ends() {
-                            return;
+                None => {
+                    let connects = pin!(C::connect(&place.database));
+                    match gather.relieving(&place, connects).await {
+                        Ok(hand) => hand,
+                        Err(error) => {
+                            self.refuse(&error);
+                            if self.ends() {
+                                return;
+                            }
+                            continue;
                         }
-                        continue;
                     }
-                },
+                }
             };
             if !self.take() {
                 hand = self.keeps(sent).then_some(held);
                 continue;
             }
             lingered = 0;
-            let usable = self.deliver(held, BRIEFLY).await;
+            let usable = {
+                let delivers = pin!(self.deliver(held, BRIEFLY));
+                gather.relieving(&place, delivers).await
+            };
             sent += 1;
             hand = usable.filter(|_| self.keeps(sent));
             let blocked = self.under_way.take_blocked();
             let done = std::mem::take(&mut self.under_way);
             self.part_with(&done, blocked);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// From now on those who come rely on it.
+    fn watch(&mut self) {
+        if let Some(queue) = self.gather.queues().get_mut(&self.place.namespace) {
+            queue.watching += 1;
+            self.watches = true;
         }
     }
 
@@ -261,6 +280,7 @@ impl<C: Call> Lane<C> {
             return false;
         }
         queue.lanes -= 1;
+        queue.watching -= usize::from(std::mem::take(&mut self.watches));
         self.ended = true;
         if queue.is_idle() && !self.place.namespace.is_empty() {
             queues.remove(&self.place.namespace);
@@ -277,6 +297,7 @@ impl<C: Call> Drop for Lane<C> {
         self.settle();
         let under_way = std::mem::take(&mut self.under_way);
         if let Some(queue) = self.gather.queues().get_mut(&self.place.namespace) {
+            queue.watching -= usize::from(std::mem::take(&mut self.watches));
             if self.kind == Kind::Aside {
                 // Its place is a lane's now: whoever waits is to be given that.
                 queue.give_up_aside();

@@ -361,7 +361,7 @@ async fn a_call_that_leaves_late_takes_nobody_along() {
     let stage = Stage::new().await;
     let enter = |name| stage.gather.enter(&stage.place, Gated(stage.clone(), name));
     let ticket = |entered: &Entered<Gated>| match entered {
-        Entered::Queue((ticket, _)) => *ticket,
+        Entered::Queue(waits) => waits.ticket,
         Entered::Lane(..) => unreachable!("somebody has the lane"),
     };
     let lane = enter("a");
