@@ -7,6 +7,8 @@ mod anchor;
 mod answer;
 mod aside;
 #[cfg(feature = "worker")]
+mod bulk;
+#[cfg(feature = "worker")]
 mod changes;
 mod connect;
 mod here;
@@ -29,6 +31,8 @@ use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool}
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use alone::Alone;
+#[cfg(feature = "worker")]
+pub(crate) use bulk::Parameter;
 pub use connect::DatabaseOptions;
 pub(crate) use here::{Bind, HereRow};
 pub use migrate::{MigrationStatus, SchemaPolicy};

@@ -13,6 +13,7 @@ pub(crate) use rusqlite::ToSql as Bind;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::anchor::Anchor;
+use super::bulk::Bulk;
 use super::{Database, Pool, Sql};
 
 /// Connections that are kept for the next who reads. More are open only while more threads read at once.
@@ -40,6 +41,7 @@ pub(super) struct Here {
     readers: Mutex<Vec<Connection>>,
     anchor: Anchor,
     writer: Mutex<Option<Connection>>,
+    bulk: Bulk,
     /// The connection that watches for changes, and how many there were before.
     watcher: Mutex<(u64, Option<Connection>)>,
     writes: AtomicU64,
@@ -54,6 +56,7 @@ impl Here {
             readers: Mutex::default(),
             anchor: Anchor::default(),
             writer: Mutex::default(),
+            bulk: Bulk::default(),
             watcher: Mutex::default(),
             // A process that writes little folds the log of those before it.
             writes: AtomicU64::new(ROUND - BY_THE_POOL),
@@ -71,10 +74,16 @@ impl Here {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.anchor.close();
+        self.bulk.close();
         let readers = std::mem::take(&mut *held(&self.readers));
         let writer = held(&self.writer).take();
         let watcher = held(&self.watcher).1.take();
         drop((readers, writer, watcher));
+    }
+
+    /// The file, and the connection for statements on many rows.
+    pub(super) fn bulk(&self) -> (PathBuf, Bulk) {
+        (self.file.clone(), self.bulk.clone())
     }
 
     /// What `work` gives on a connection that reads, or `None` where it is left to the pool.

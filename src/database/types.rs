@@ -213,6 +213,12 @@ impl std::str::FromStr for Id {
     }
 }
 
+impl ToSql for Id {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.to_string().into())
+    }
+}
+
 impl FromSql for Id {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let id = Uuid::try_parse(value.as_str()?);

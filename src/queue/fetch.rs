@@ -15,7 +15,7 @@ use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
 use super::pulse::{Life, Moment, Pulse};
 use super::slots::Slots;
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, query};
+use crate::database::{Database, JsonText, Parameter, Sql, query};
 use crate::error::Result;
 
 /// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
@@ -383,6 +383,18 @@ impl Fetcher {
         now: Timestamp,
     ) -> Result<Vec<Row>> {
         let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
+        let parameters = || -> Vec<Parameter> {
+            vec![
+                ("$1", Box::new(queue.name.to_string())),
+                ("$2", Box::new(names.clone())),
+                ("$3", Box::new(limit)),
+                ("$4", Box::new(self.worker)),
+                ("$5", Box::new(now)),
+            ]
+        };
+        if let Some(rows) = self.database.write_rows(Sql::JobFetch, parameters).await? {
+            return Ok(rows);
+        }
         let mut connection = self.database.write().await?;
         let began = Instant::now();
         let mut tx = connection.tx();

@@ -3,6 +3,8 @@
 //! What is waiting goes out in one statement; nothing waits for a timer. Every row is fenced by worker and attempt:
 //! of an attempt that was rescued meanwhile nothing is changed.
 
+mod batches;
+
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -11,11 +13,9 @@ use super::held::Hold;
 use super::slots::Slot;
 use super::{JobId, JobProgress, stored_error};
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, Tx, query};
+use crate::database::{Database, JsonText, Parameter, Sql, Tx, query};
 use crate::error::{Error, Result};
 
-/// Attempts in one statement.
-const BATCH: usize = 1_000;
 /// The first and the longest wait while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -106,14 +106,28 @@ pub(crate) struct Finisher {
 
 impl Finisher {
     /// Writes until every sender is gone and all is written. The database may be away for as long as it likes.
-    pub(crate) async fn run(mut self) {
-        let mut batch = Vec::new();
-        while self.finished.recv_many(&mut batch, BATCH).await > 0 {
-            self.write(&batch).await;
-            batch.clear();
-        }
+    pub(crate) async fn run(self) {
+        // Of SQLite's statements one would wait for the other.
+        let most = if self.database.has_many_writers() {
+            2
+        } else {
+            1
+        };
+        let writer = &Writer {
+            database: self.database,
+            worker: self.worker,
+        };
+        let write = |batch: Vec<Finished>| async move { writer.write(&batch).await };
+        batches::write_all(self.finished, most, write).await;
     }
+}
 
+struct Writer {
+    database: Database,
+    worker: JobId,
+}
+
+impl Writer {
     async fn write(&self, batch: &[Finished]) {
         let mut away: Option<Duration> = None;
         loop {
@@ -217,6 +231,16 @@ impl Finisher {
     /// Writes outcomes in one statement.
     async fn update(&self, statement: Sql, batch: &JsonText) -> Result<()> {
         let now = self.database.clock().now();
+        let parameters = || -> Vec<Parameter> {
+            vec![
+                ("$1", Box::new(batch.clone())),
+                ("$2", Box::new(self.worker)),
+                ("$3", Box::new(now)),
+            ]
+        };
+        if let Some(_written) = self.database.write_many(statement, parameters).await? {
+            return Ok(());
+        }
         let mut connection = self.database.write().await?;
         let began = Instant::now();
         let mut tx = connection.tx();

@@ -1,0 +1,135 @@
+//! Statements on many rows of an SQLite file, on a thread that may wait, by a connection that is asked directly: sqlx
+//! hands each row from thread to thread, which takes longer than to find it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::here::{Bind, HereRow, held};
+use super::{Database, Pool, Sql};
+use crate::error::Result;
+
+/// A parameter's name, and what it stands for.
+pub(crate) type Parameter = (&'static str, Box<dyn Bind + Send>);
+
+/// The connection for such statements: one, for another would forget its pages at each write of this one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bulk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Connection>,
+    closed: bool,
+}
+
+impl Bulk {
+    /// Gives up its connection, for good.
+    pub(super) fn close(&self) {
+        let mut state = held(&self.0);
+        state.closed = true;
+        let connection = state.connection.take();
+        drop(state);
+        drop(connection);
+    }
+
+    /// What `work` gives, or `None` where there is no connection or it fails: that is the pool's to tell.
+    fn with<T>(
+        &self,
+        file: &Path,
+        busy_timeout: Duration,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Option<T> {
+        let mut state = held(&self.0);
+        if state.closed {
+            return None;
+        }
+        let connection = match state.connection.take() {
+            Some(connection) => connection,
+            None => open(file, busy_timeout).ok()?,
+        };
+        let done = work(&connection).ok();
+        if done.is_some() {
+            state.connection = Some(connection);
+        }
+        done
+    }
+}
+
+fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON")?;
+    Ok(connection)
+}
+
+impl Database {
+    /// The rows that `statement` writes and returns, or `None` where it is left to a connection of the pool.
+    ///
+    /// # Errors
+    /// Where it is not this caller's turn to write in time.
+    pub(crate) async fn write_rows<T: HereRow + Send + 'static>(
+        &self,
+        statement: Sql,
+        parameters: impl FnOnce() -> Vec<Parameter>,
+    ) -> Result<Option<Vec<T>>> {
+        self.in_bulk(statement, parameters, |statement, parameters| {
+            let rows = statement.query_map(parameters, |row| T::try_from(row))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// How many rows `statement` writes, or `None` where it is left to a connection of the pool.
+    ///
+    /// # Errors
+    /// As [`Database::write_rows`].
+    pub(crate) async fn write_many(
+        &self,
+        statement: Sql,
+        parameters: impl FnOnce() -> Vec<Parameter>,
+    ) -> Result<Option<usize>> {
+        self.in_bulk(statement, parameters, |statement, parameters| {
+            statement.execute(parameters)
+        })
+        .await
+    }
+
+    async fn in_bulk<T: Send + 'static>(
+        &self,
+        statement: Sql,
+        parameters: impl FnOnce() -> Vec<Parameter>,
+        work: impl FnOnce(&mut rusqlite::Statement<'_>, &[(&str, &dyn Bind)]) -> rusqlite::Result<T>
+        + Send
+        + 'static,
+    ) -> Result<Option<T>> {
+        let Pool::Sqlite {
+            write,
+            here: Some(here),
+            ..
+        } = &self.inner.pool
+        else {
+            return Ok(None);
+        };
+        let busy_timeout = write.options().get_acquire_timeout();
+        let (file, bulk) = here.bulk();
+        let (text, parameters) = (self.statement(statement), parameters());
+        let turn = self.turn().await?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = bulk.with(&file, busy_timeout, |connection| {
+                let mut statement = connection.prepare_cached(text.as_str())?;
+                let parameters: Vec<(&str, &dyn Bind)> = parameters
+                    .iter()
+                    .map(|(name, value)| (*name, &**value as &dyn Bind))
+                    .collect();
+                work(&mut statement, &parameters)
+            });
+            drop(turn);
+            done
+        });
+        // A panic is not to be expected, and is the pool's to tell too.
+        Ok(done.await.ok().flatten())
+    }
+}
