@@ -80,6 +80,7 @@ pub mod database;
 mod error;
 #[cfg(feature = "fetch")]
 pub mod fetch;
+mod gather;
 #[cfg(feature = "worker")]
 #[path = "../jobs/mod.rs"]
 pub mod jobs;

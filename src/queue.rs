@@ -11,6 +11,7 @@ mod enqueue;
 pub(crate) mod fetch;
 #[cfg(feature = "worker")]
 pub(crate) mod finish;
+mod gathered;
 #[cfg(feature = "worker")]
 pub(crate) mod held;
 mod job;
@@ -33,6 +34,7 @@ mod select;
 pub(crate) mod slots;
 mod workers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use attempt::AttemptRecord;
@@ -56,11 +58,13 @@ pub use workers::WorkerRecord;
 pub use crate::database::Id as JobId;
 use crate::database::{Database, Sql, Tx, query};
 use crate::error::Result;
+use crate::gather::Gather;
 
 /// The queue of a job that names none.
 pub const DEFAULT_QUEUE: &str = "default";
 
-/// The jobs of a database. Cheap to clone.
+/// The jobs of a database. Cheap to clone; jobs that are enqueued through clones at the same time go in together, by one
+/// statement and one commit.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -88,6 +92,8 @@ pub const DEFAULT_QUEUE: &str = "default";
 pub struct Queue {
     database: Database,
     max_attempts: u16,
+    /// What all clones have under way.
+    enqueues: Arc<Gather<gathered::Plain>>,
 }
 
 impl Queue {
@@ -108,6 +114,7 @@ impl Queue {
         Self {
             database,
             max_attempts: Self::DEFAULT_MAX_ATTEMPTS,
+            enqueues: Arc::default(),
         }
     }
 
@@ -121,10 +128,7 @@ impl Queue {
     /// The same jobs, over other connections.
     #[cfg(feature = "worker")]
     pub(crate) fn over(&self, database: &Database) -> Self {
-        Self {
-            database: database.clone(),
-            ..*self
-        }
+        Self::new(database.clone()).with_max_attempts(self.max_attempts)
     }
 
     /// The database that it is in.

@@ -246,6 +246,18 @@ macro_rules! overwrite {
     };
 }
 
+/// The jobs of a batch, at `$2`.
+macro_rules! enqueue {
+    () => {
+        "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, schedule, tick, \
+         run_at, created_at, payload, limit_key, max_running) \
+         SELECT {uuid:e.value->>0}, e.value->>1, e.value->>2, 'queued', {time:e.value->>8} <= $2, \
+         CAST(e.value->>3 AS integer), CAST(e.value->>4 AS integer), e.value->>5, e.value->>6, {time:e.value->>7}, \
+         {time:e.value->>8}, $2, {json:e.value->>9}, e.value->>10, CAST(e.value->>11 AS integer) \
+         FROM {each:$1} AS e WHERE TRUE "
+    };
+}
+
 /// What a value that is there has to be refreshed as: nothing, as a rule.
 macro_rules! to_refresh {
     ($now:literal) => {
@@ -674,14 +686,11 @@ statements! {
     ItemLock: "SELECT item.key FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} ORDER BY item.key {lock}";
 
-    JobEnqueue: "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, \
-        schedule, tick, run_at, created_at, payload, limit_key, max_running) \
-        SELECT {uuid:e.value->>0}, e.value->>1, e.value->>2, 'queued', {time:e.value->>8} <= $2, \
-        CAST(e.value->>3 AS integer), CAST(e.value->>4 AS integer), e.value->>5, e.value->>6, \
-        {time:e.value->>7}, {time:e.value->>8}, $2, {json:e.value->>9}, e.value->>10, CAST(e.value->>11 AS integer) \
-        FROM {each:$1} AS e WHERE TRUE \
-        ON CONFLICT (name, unique_key) WHERE unique_key IS NOT NULL AND status IN ('queued', 'running') \
-        DO UPDATE SET unique_key = job.unique_key RETURNING id, name, unique_key{notify}";
+    JobEnqueue: concat!(enqueue!(), "ON CONFLICT (name, unique_key) \
+        WHERE unique_key IS NOT NULL AND status IN ('queued', 'running') \
+        DO UPDATE SET unique_key = job.unique_key RETURNING id, name, unique_key{notify}");
+    // Those that are there already are left as they are.
+    JobAdd: concat!(enqueue!(), "ON CONFLICT (id) DO NOTHING RETURNING id{notify}");
     JobGet: concat!("SELECT ", job_columns!(), " FROM {job} WHERE id = $1");
     JobList: concat!("SELECT ", job_columns!(), " FROM {job} WHERE ($1 IS NULL OR status = $1) \
         AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3) AND id < $4 ORDER BY id DESC LIMIT $5");

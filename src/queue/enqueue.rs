@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::gathered::Plain;
 use super::{Job, JobId, NewJob, Queue};
 use crate::clock::Timestamp;
 use crate::database::{JsonText, Sql, Tx, query};
@@ -81,6 +82,7 @@ impl<'a> IntoFuture for Enqueue<'a> {
         Box::pin(async move {
             let enqueued = match self.tx {
                 Some(tx) => self.queue.enqueue_many_in(tx, [self.job]).await?,
+                None if Plain::fits(&self.job) => return self.queue.enqueue_plain(self.job).await,
                 None => self.queue.enqueue_many([self.job]).await?,
             };
             enqueued
@@ -160,9 +162,7 @@ impl Queue {
         let mut holders: HashMap<(String, String), Uuid> = HashMap::new();
         let mut inserted = std::collections::HashSet::new();
         for rows in batch.rows.chunks(CHUNK) {
-            let rows = serde_json::to_string(rows)
-                .map(JsonText)
-                .map_err(|error| Error::invalid(format!("the jobs do not serialise: {error}")))?;
+            let rows = to_json(rows)?;
             let returned: Vec<(JobId, String, Option<String>)> = query!(
                 self.database,
                 tx,
@@ -200,7 +200,7 @@ impl Queue {
 
 /// id, name, queue, priority, max_attempts, unique_key, schedule, tick, run_at, payload, limit_key, max_running: as the
 /// statement reads them. The payload travels as a string, byte for byte.
-type Row = (
+pub(super) type Row = (
     Uuid,
     String,
     String,
@@ -214,6 +214,39 @@ type Row = (
     Option<String>,
     Option<u32>,
 );
+
+/// Rows as the statements take them.
+pub(super) fn to_json<R: Serialize>(rows: &[R]) -> Result<JsonText> {
+    serde_json::to_string(rows)
+        .map(JsonText)
+        .map_err(|error| Error::invalid(format!("the jobs do not serialise: {error}")))
+}
+
+/// The row of a job that is enqueued now.
+pub(super) fn row_of(job: NewJob, id: Uuid, now: Timestamp, max_attempts: u16) -> Result<Row> {
+    let (payload, start) = job.checked(now)?;
+    let payload = payload.to_owned();
+    let tick = job
+        .tick
+        .map(Timestamp::try_from)
+        .transpose()?
+        .map(Timestamp::as_millis);
+    let (limit_key, max_running) = job.limit.unzip();
+    Ok((
+        id,
+        job.name,
+        job.queue,
+        job.priority,
+        job.max_attempts.unwrap_or(max_attempts),
+        job.unique_key,
+        job.schedule,
+        tick,
+        start.as_millis(),
+        payload,
+        limit_key,
+        max_running,
+    ))
+}
 
 enum Asked {
     Plain(Uuid),
@@ -242,15 +275,9 @@ impl Batch {
         };
         let mut seen = std::collections::HashSet::new();
         for job in jobs {
-            let (payload, start) = job.checked(now)?;
-            let payload = payload.to_owned();
-            let tick = job
-                .tick
-                .map(Timestamp::try_from)
-                .transpose()?
-                .map(Timestamp::as_millis);
             let id = job.id.map_or_else(Uuid::now_v7, |id| id.0);
             let holder = job.unique_key.clone().map(|key| (job.name.clone(), key));
+            let row = row_of(job, id, now, max_attempts)?;
             let again = holder
                 .as_ref()
                 .is_some_and(|holder| !seen.insert(holder.clone()));
@@ -259,22 +286,7 @@ impl Batch {
                 None => Asked::Plain(id),
             });
             if !again {
-                let (limit_key, max_running) = job.limit.unzip();
-                let attempts = job.max_attempts.unwrap_or(max_attempts);
-                batch.rows.push((
-                    id,
-                    job.name,
-                    job.queue,
-                    job.priority,
-                    attempts,
-                    job.unique_key,
-                    job.schedule,
-                    tick,
-                    start.as_millis(),
-                    payload,
-                    limit_key,
-                    max_running,
-                ));
+                batch.rows.push(row);
             }
         }
         // Two batches that share keys take them in the same order, so that neither waits for the other for ever.

@@ -13,7 +13,7 @@ use crate::proxy::Proxy;
 use crate::support::{TestDatabase, run};
 use crate::work::{Probe, becomes, eventually, give_back, lively, probe, start, without_polling};
 
-async fn through(db: &TestDatabase, proxy: &Proxy) -> larder::database::Database {
+pub(crate) async fn through(db: &TestDatabase, proxy: &Proxy) -> larder::database::Database {
     DatabaseOptions::new(&proxy.url)
         .schema(&db.schema)
         .clock(db.clock.clone())
@@ -29,7 +29,7 @@ async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<serde_json::Value, Jo
 }
 
 /// How many statements of others wait for a lock of this test's tables.
-async fn waiting(db: &TestDatabase) -> i64 {
+pub(crate) async fn waiting(db: &TestDatabase) -> i64 {
     db.number(&format!(
         "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
         db.schema.trim_start_matches("Test ")
@@ -37,7 +37,7 @@ async fn waiting(db: &TestDatabase) -> i64 {
     .await
 }
 
-async fn lock_table<'c>(
+pub(crate) async fn lock_table<'c>(
     db: &TestDatabase,
     other: &'c mut PgConnection,
     table: &str,

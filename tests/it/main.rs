@@ -54,6 +54,8 @@ mod failure;
 #[cfg(feature = "fetch")]
 mod fetch;
 #[cfg(feature = "worker")]
+mod gathered_enqueue;
+#[cfg(feature = "worker")]
 mod half_open;
 #[cfg(feature = "worker")]
 mod jobs;
