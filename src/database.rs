@@ -19,6 +19,8 @@ pub(crate) mod sql;
 mod statements;
 mod types;
 mod wakeups;
+#[cfg_attr(not(feature = "worker"), allow(dead_code))]
+mod watcher;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,11 +7,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) use rusqlite::ToSql as Bind;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::watcher::Watcher;
 use super::{Database, Pool, Sql};
 
 /// Connections that are kept for the next who reads. More are open only while more threads read at once.
@@ -38,8 +39,8 @@ pub(super) struct Here {
     file: PathBuf,
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Option<Connection>>,
-    /// The connection that watches for changes, and how many there were before.
-    watcher: Mutex<(u64, Option<Connection>)>,
+    /// Who watches for changes, and how many there were before.
+    watcher: Mutex<(u64, Option<Watcher>)>,
     writes: AtomicU64,
     closed: AtomicBool,
     pace: Pace,
@@ -119,14 +120,10 @@ impl Here {
         let mut held = held(&self.watcher);
         let (watchers, watcher) = &mut *held;
         if watcher.is_none() {
-            *watcher = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY);
+            *watcher = Some(Watcher::new(self.open(OpenFlags::SQLITE_OPEN_READ_ONLY)?));
             *watchers += 1;
         }
-        let mut pragma = watcher
-            .as_ref()?
-            .prepare_cached("PRAGMA data_version")
-            .ok()?;
-        let version = pragma.query_row((), |row| row.get(0)).ok()?;
+        let version = watcher.as_mut()?.version(SystemTime::now())?;
         Some(Version(*watchers, version))
     }
 
