@@ -568,14 +568,14 @@ statements! {
         DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
         RETURNING vacant";
     // `IS TRUE` keeps PostgreSQL from reading all that is expired for each batch.
-    // By place, since a deletion asks no index. The array has the places looked up, however many rows the planner expects of
-    // the batch; the join is by the partition too. A purge that a crash undoes is done again, so nobody waits for the disk.
+    // By place, since a deletion asks no index, and by partition, where another one has a row in that place. A purge that a
+    // crash undoes is done again, so nobody waits for the disk.
     CachePurge: concat!("{postgres:WITH batch AS MATERIALIZED (SELECT item.ctid AS place, item.tableoid AS part FROM {item} AS item \
         WHERE item.expires_at <= $1 AND item.expires_at >= $3 AND NOT item.vacant \
         AND (CAST($4 AS text) IS NULL OR item.namespace || '' = $4) AND ", purgeable!("$1"),
         " ORDER BY item.expires_at LIMIT $2 {skip_locked}), \
-        gone AS (DELETE FROM {item} AS item USING batch WHERE item.ctid = ANY(ARRAY(SELECT place FROM batch)) \
-        AND item.ctid = batch.place AND item.tableoid = batch.part AND (NOT {live:$1}) IS TRUE RETURNING item.expires_at) \
+        gone AS (DELETE FROM {item} AS item USING batch WHERE item.ctid = batch.place \
+        AND item.tableoid = batch.part AND (NOT {live:$1}) IS TRUE RETURNING item.expires_at) \
         SELECT COUNT(*), MAX(gone.expires_at), set_config('synchronous_commit', 'off', TRUE) FROM gone}");
     // In a transaction of somebody's. The empty text keeps SQLite from the primary key: it would read and sort the namespace.
     CachePurgeNamespace: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
