@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) use rusqlite::ToSql as Bind;
@@ -116,7 +116,7 @@ impl Here {
 
     /// Which version of the file there is, as a connection sees it that never writes.
     #[cfg(feature = "worker")]
-    fn version(&self) -> Option<Version> {
+    pub(super) fn version(&self) -> Option<Version> {
         let mut held = held(&self.watcher);
         let (watchers, watcher) = &mut *held;
         if watcher.is_none() {
@@ -207,8 +207,12 @@ fn nanos(time: Duration) -> u64 {
 
 impl Database {
     fn here(&self) -> Option<&Here> {
+        self.shared_here().map(|here| &**here)
+    }
+
+    pub(super) fn shared_here(&self) -> Option<&Arc<Here>> {
         match &self.inner.pool {
-            Pool::Sqlite { here, .. } => here.as_deref(),
+            Pool::Sqlite { here, .. } => here.as_ref(),
             Pool::Postgres(_) => None,
         }
     }
