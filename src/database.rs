@@ -22,6 +22,9 @@ pub(crate) mod sql;
 mod statements;
 mod types;
 mod wakeups;
+#[cfg_attr(not(feature = "worker"), allow(dead_code))]
+#[cfg(feature = "worker")]
+mod watcher;
 
 use std::sync::Arc;
 use std::time::Duration;

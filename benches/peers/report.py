@@ -27,7 +27,8 @@ RULES = """\
 - Enqueue to start: from before the call of `enqueue` to the handler's first line, one clock for both, and nothing else to
   do. Jobs come at no even distance, so that they keep no step with whoever looks at intervals.
 - A purge has a writer beside it that sets one live item after the other, as fast as it can; so has the one big DELETE, on
-  a table that was filled alike. `longest` is the longest wait of one set.
+  a table that was filled alike. `longest` is the longest wait of one set, and `alone` that of the two seconds before, when
+  the same writer had nothing beside it.
 - The idle daemon is `larder worker` with its default schedules. Its share of a core is its own processor time in 20 s; what
   the database server does for it is not in it.
 - A bound is a figure that is to be kept, and no peer: the ratio is the bound's to larder's.
@@ -35,7 +36,7 @@ RULES = """\
   peer's by larder's, and one of rates larder's by the peer's: more is better for larder. Where `at least` is empty, the
   figures are for information."""
 
-COLUMNS = ("rate", "median", "p99", "longest", "total", "cold")
+COLUMNS = ("rate", "median", "p99", "longest", "alone", "total", "cold")
 
 
 def processor():

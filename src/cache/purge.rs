@@ -13,26 +13,17 @@ const FIRST_BATCH: usize = 500;
 const LEAST_BATCH: usize = 20;
 const MOST_BATCH: usize = 5_000;
 
-/// How long a batch may take, about, and the pause after it.
-struct Pace {
-    target: Duration,
-    pause: Duration,
-}
-
-/// SQLite has one writer. Those of other processes look for the end of the batch at 1, 3 and 8 ms: what they meet is a pause.
-const ONE_WRITER: Pace = Pace {
-    target: Duration::from_millis(3),
-    pause: Duration::from_millis(2),
-};
-/// A batch holds up those alone who want its very rows.
-const MANY_WRITERS: Pace = Pace {
-    target: Duration::from_millis(10),
-    pause: Duration::from_millis(1),
-};
+/// How long a batch may take, about. SQLite has one writer. Those of other processes look for the end of the batch at 1, 3 and
+/// 8 ms: what they meet is a pause.
+const ONE_WRITER: Duration = Duration::from_millis(3);
+/// The pause after a batch. Timers are late by up to a millisecond, and 2 ms are enough.
+const PAUSE: Duration = Duration::from_millis(1);
+/// On PostgreSQL a batch holds up those alone who want its very rows.
+const MANY_WRITERS: Duration = Duration::from_millis(10);
 /// So many expired rows are listed at once, some 8 bytes each.
 const LISTED: usize = 500_000;
-/// After so many batches the log is folded, in the place of a pause.
-const FOLD: u64 = 8;
+/// After so many batches the log is folded, in the place of a pause: what is left of it for a writer to fold is little.
+const FOLD: u64 = 2;
 
 /// Deleting expired items; made by [`Cache::purge`].
 ///
@@ -121,16 +112,15 @@ impl<'a> Purge<'a> {
         let (mut deleted, mut batch, mut from) = (0, FIRST_BATCH, Timestamp::MIN);
         loop {
             let started = Instant::now();
-            let deadlines = self.delete_batch(now, batch, from).await?;
-            deleted += deadlines.len() as u64;
+            let (count, last) = self.delete_batch(now, batch, from).await?;
+            deleted += count;
             self.tell(deleted);
-            if deadlines.len() < batch {
+            if count < batch as u64 {
                 return Ok(deleted);
             }
             // What was deleted leaves entries in the index, which the next batch need not pass.
-            from = deadlines.into_iter().max().unwrap_or(from);
-            batch = MANY_WRITERS.fitted(batch, started.elapsed());
-            tokio::time::sleep(MANY_WRITERS.pause).await;
+            from = last.unwrap_or(from);
+            batch = fitted(MANY_WRITERS, batch, started.elapsed());
         }
     }
 
@@ -156,11 +146,11 @@ impl<'a> Purge<'a> {
                 if rest.is_empty() && is_last {
                     return Ok(deleted);
                 }
-                size = ONE_WRITER.fitted(size, took);
+                size = fitted(ONE_WRITER, size, took);
                 if batches.is_multiple_of(FOLD) {
                     database.fold_log().await?;
                 } else {
-                    tokio::time::sleep(ONE_WRITER.pause).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
@@ -186,32 +176,33 @@ impl<'a> Purge<'a> {
         .map(drop)
     }
 
-    /// Deletes up to `batch` items, and returns their deadlines.
+    /// Deletes up to `batch` items, and returns how many these were and the last of their deadlines.
     async fn delete_batch(
         &self,
         now: Timestamp,
         batch: usize,
         from: Timestamp,
-    ) -> Result<Vec<Timestamp>> {
+    ) -> Result<(u64, Option<Timestamp>)> {
         let database = self.cache.database();
         let batch = i64::try_from(batch).unwrap_or(i64::MAX);
         let mut connection = database.write().await?;
         let mut tx = connection.tx();
-        let rows: Vec<(Timestamp,)> = if self.all_namespaces {
-            query!(database, tx, fetch_all, Sql::CachePurge, now, batch, from)?
-        } else {
-            query!(
-                database,
-                tx,
-                fetch_all,
-                Sql::CachePurgeNamespace,
-                now,
-                batch,
-                &*self.cache.namespace,
-                from
-            )?
-        };
-        Ok(rows.into_iter().map(|(deadline,)| deadline).collect())
+        let (count, last, _): (i64, Option<Timestamp>, String) = query!(
+            database,
+            tx,
+            fetch_one,
+            Sql::CachePurge,
+            now,
+            batch,
+            from,
+            self.namespace()
+        )?;
+        Ok((u64::try_from(count).unwrap_or(0), last))
+    }
+
+    /// The one that is purged, where it is not all of them.
+    fn namespace(&self) -> Option<&str> {
+        (!self.all_namespaces).then_some(&*self.cache.namespace)
     }
 
     /// Deletes those of the rows that may go still, and returns how many these were and how long others were held up.
@@ -222,8 +213,7 @@ impl<'a> Purge<'a> {
         places: &[i64],
     ) -> Result<(u64, Duration)> {
         let places = JsonText(serde_json::json!(places).to_string());
-        let namespace = (!self.all_namespaces).then_some(&*self.cache.namespace);
-        let mut transaction = database.begin().await?;
+        let mut transaction = database.begin_at_once().await?;
         let started = Instant::now();
         let mut tx = Tx::from(&mut transaction);
         let count = query!(
@@ -233,7 +223,7 @@ impl<'a> Purge<'a> {
             Sql::CachePurgePlaces,
             now,
             places,
-            namespace
+            self.namespace()
         )?;
         transaction.commit_quietly().await?;
         Ok((count, started.elapsed()))
@@ -267,14 +257,12 @@ async fn list(
     Ok(last.map(|last| (places, last)))
 }
 
-impl Pace {
-    /// The next batch's size: what would take `target` by the pace of the last, and at most twice or half of it.
-    fn fitted(&self, size: usize, took: Duration) -> usize {
-        let took = usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
-        let target = usize::try_from(self.target.as_micros()).unwrap_or(usize::MAX);
-        let fit = size.saturating_mul(target) / took.max(1);
-        fit.clamp(size / 2, size * 2).clamp(LEAST_BATCH, MOST_BATCH)
-    }
+/// The next batch's size: what would take `target` by the pace of the last, and at most twice or half of it.
+fn fitted(target: Duration, size: usize, took: Duration) -> usize {
+    let took = usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
+    let target = usize::try_from(target.as_micros()).unwrap_or(usize::MAX);
+    let fit = size.saturating_mul(target) / took.max(1);
+    fit.clamp(size / 2, size * 2).clamp(LEAST_BATCH, MOST_BATCH)
 }
 
 #[cfg(test)]
@@ -306,12 +294,12 @@ mod tests {
 
     #[test]
     fn a_batch_is_fitted_to_the_time_that_it_takes() {
-        let (pace, target) = (ONE_WRITER, ONE_WRITER.target);
-        assert_eq!(pace.fitted(500, target * 5 / 4), 400);
-        assert_eq!(pace.fitted(500, target * 4 / 5), 625);
-        assert_eq!(pace.fitted(500, target * 9), 250);
-        assert_eq!(pace.fitted(500, target / 9), 1_000);
-        assert_eq!(pace.fitted(LEAST_BATCH, target * 2), LEAST_BATCH);
-        assert_eq!(pace.fitted(MOST_BATCH, Duration::ZERO), MOST_BATCH);
+        let target = ONE_WRITER;
+        assert_eq!(fitted(target, 500, target * 5 / 4), 400);
+        assert_eq!(fitted(target, 500, target * 4 / 5), 625);
+        assert_eq!(fitted(target, 500, target * 9), 250);
+        assert_eq!(fitted(target, 500, target / 9), 1_000);
+        assert_eq!(fitted(target, LEAST_BATCH, target * 2), LEAST_BATCH);
+        assert_eq!(fitted(target, MOST_BATCH, Duration::ZERO), MOST_BATCH);
     }
 }

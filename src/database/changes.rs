@@ -1,8 +1,13 @@
 //! Noticing, on an SQLite file, that somebody has written to it, without a look at its tables.
 
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use super::{Database, Engine, here::Version};
+use tokio::sync::watch;
+
+use super::here::{Here, Version};
+use super::{Database, Engine};
 
 /// How often an SQLite file is asked whether it has changed.
 const CHECK: Duration = Duration::from_millis(40);
@@ -15,13 +20,16 @@ const TOLD: Duration = Duration::from_secs(1);
 pub(crate) struct Changes {
     database: Database,
     seen: Option<Version>,
+    told: Option<watch::Receiver<()>>,
 }
 
 impl Database {
     pub(crate) fn changes(&self) -> Changes {
+        let told = self.shared_here().and_then(look);
         Changes {
             database: self.clone(),
             seen: None,
+            told,
         }
     }
 
@@ -36,9 +44,32 @@ impl Database {
     }
 }
 
+/// Tells of changes from now on, for as long as somebody listens. From a plain thread: a timer of the runtime wakes its own
+/// thread twice for each look, which costs ten times what the look does.
+fn look(here: &Arc<Here>) -> Option<watch::Receiver<()>> {
+    let (tell, told) = watch::channel(());
+    let mut last = here.version();
+    let here = Arc::downgrade(here);
+    let look = move || {
+        while !tell.is_closed() {
+            thread::sleep(CHECK);
+            let now = here.upgrade().and_then(|here| here.version());
+            if now != last {
+                tell.send_replace(());
+            }
+            last = now;
+        }
+    };
+    let looks = thread::Builder::new().name("larder-changes".to_owned());
+    looks.spawn(look).ok().map(|_| told)
+}
+
 impl Changes {
     /// What is written from now on is a change: to be called before a look at the tables.
     pub(crate) fn mark(&mut self) {
+        if let Some(told) = &mut self.told {
+            told.mark_unchanged();
+        }
         self.seen = self.database.version();
     }
 
@@ -48,22 +79,24 @@ impl Changes {
 
     /// Returns when `limit` is over, or sooner where somebody, this process included, has written since the mark.
     /// PostgreSQL has its notifications for that, and a database in memory has no other writers.
-    pub(crate) async fn within(&self, limit: Duration) {
-        if self.seen.is_none() {
+    pub(crate) async fn within(&mut self, limit: Duration) {
+        if self.seen.is_none() || self.told.is_none() {
             let untold = self.database.writes_here();
             let limit = if untold { limit.min(UNTOLD) } else { limit };
             return tokio::time::sleep(limit).await;
         }
-        let changed = async {
-            loop {
-                tokio::time::sleep(CHECK).await;
-                if self.has_come() {
-                    return;
-                }
-            }
-        };
         // Whichever it was, it is time for another look.
-        let _ = tokio::time::timeout(limit, changed).await;
+        let _ = tokio::time::timeout(limit, self.changed()).await;
+    }
+
+    async fn changed(&mut self) {
+        while let Some(told) = &mut self.told {
+            if told.changed().await.is_err() {
+                self.told = None;
+            } else if self.has_come() {
+                return;
+            }
+        }
     }
 }
 

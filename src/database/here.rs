@@ -6,14 +6,19 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "worker")]
+use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 pub(crate) use rusqlite::ToSql as Bind;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::anchor::Anchor;
+#[cfg(feature = "worker")]
 use super::bulk::Bulk;
+#[cfg(feature = "worker")]
+use super::watcher::Watcher;
 use super::{Database, Pool, Sql};
 
 /// Connections that are kept for the next who reads. More are open only while more threads read at once.
@@ -41,9 +46,11 @@ pub(super) struct Here {
     readers: Mutex<Vec<Connection>>,
     anchor: Anchor,
     writer: Mutex<Option<Connection>>,
+    #[cfg(feature = "worker")]
     bulk: Bulk,
-    /// The connection that watches for changes, and how many there were before.
-    watcher: Mutex<(u64, Option<Connection>)>,
+    /// Who watches for changes, and how many there were before.
+    #[cfg(feature = "worker")]
+    watcher: Mutex<(u64, Option<Watcher>)>,
     writes: AtomicU64,
     closed: AtomicBool,
     pace: Pace,
@@ -56,7 +63,9 @@ impl Here {
             readers: Mutex::default(),
             anchor: Anchor::default(),
             writer: Mutex::default(),
+            #[cfg(feature = "worker")]
             bulk: Bulk::default(),
+            #[cfg(feature = "worker")]
             watcher: Mutex::default(),
             // A process that writes little folds the log of those before it.
             writes: AtomicU64::new(ROUND - BY_THE_POOL),
@@ -74,14 +83,18 @@ impl Here {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.anchor.close();
-        self.bulk.close();
+        #[cfg(feature = "worker")]
+        {
+            self.bulk.close();
+            drop(held(&self.watcher).1.take());
+        }
         let readers = std::mem::take(&mut *held(&self.readers));
         let writer = held(&self.writer).take();
-        let watcher = held(&self.watcher).1.take();
-        drop((readers, writer, watcher));
+        drop((readers, writer));
     }
 
     /// The file, and the connection for statements on many rows.
+    #[cfg(feature = "worker")]
     pub(super) fn bulk(&self) -> (PathBuf, Bulk) {
         (self.file.clone(), self.bulk.clone())
     }
@@ -130,18 +143,14 @@ impl Here {
 
     /// Which version of the file there is, as a connection sees it that never writes.
     #[cfg(feature = "worker")]
-    fn version(&self) -> Option<Version> {
+    pub(super) fn version(&self) -> Option<Version> {
         let mut held = held(&self.watcher);
         let (watchers, watcher) = &mut *held;
         if watcher.is_none() {
-            *watcher = self.open(OpenFlags::SQLITE_OPEN_READ_ONLY);
+            *watcher = Some(Watcher::new(self.open(OpenFlags::SQLITE_OPEN_READ_ONLY)?));
             *watchers += 1;
         }
-        let mut pragma = watcher
-            .as_ref()?
-            .prepare_cached("PRAGMA data_version")
-            .ok()?;
-        let version = pragma.query_row((), |row| row.get(0)).ok()?;
+        let version = watcher.as_mut()?.version(SystemTime::now())?;
         Some(Version(*watchers, version))
     }
 
@@ -225,8 +234,12 @@ fn nanos(time: Duration) -> u64 {
 
 impl Database {
     fn here(&self) -> Option<&Here> {
+        self.shared_here().map(|here| &**here)
+    }
+
+    pub(super) fn shared_here(&self) -> Option<&Arc<Here>> {
         match &self.inner.pool {
-            Pool::Sqlite { here, .. } => here.as_deref(),
+            Pool::Sqlite { here, .. } => here.as_ref(),
             Pool::Postgres(_) => None,
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 24] = [
+pub(super) const PAIRS: [Pair; 25] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`.
     Pair {
         name: "each",
@@ -102,6 +102,12 @@ pub(super) const PAIRS: [Pair; 24] = [
         name: "sqlite",
         sqlite: "?",
         postgres: "SELECT 1",
+    },
+    // What PostgreSQL alone is asked: to delete rows of any partition by their place in it.
+    Pair {
+        name: "postgres",
+        sqlite: "SELECT 1",
+        postgres: "?",
     },
     // Holds off whoever pauses the queue, until what is claimed meanwhile is there to see; and nobody else.
     Pair {
@@ -574,12 +580,16 @@ statements! {
         DELETE FROM {item} AS item WHERE item.namespace = $1 AND item.key {among:SELECT batch_key FROM batch} \
         RETURNING vacant";
     // `IS TRUE` keeps PostgreSQL from reading all that is expired for each batch.
-    CachePurge: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
-        WHERE item.expires_at <= $1 AND item.expires_at >= $3 AND NOT item.vacant AND ", purgeable!("$1"),
-        " ORDER BY item.expires_at LIMIT $2 {skip_locked}) \
-        DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch) \
-        AND (NOT {live:$1}) IS TRUE RETURNING expires_at");
-    // The empty text keeps SQLite from the primary key: every batch would read and sort the whole namespace.
+    // By place, since a deletion asks no index, and by partition, where another one has a row in that place. A purge that a
+    // crash undoes is done again, so nobody waits for the disk.
+    CachePurge: concat!("{postgres:WITH batch AS MATERIALIZED (SELECT item.ctid AS place, item.tableoid AS part FROM {item} AS item \
+        WHERE item.expires_at <= $1 AND item.expires_at >= $3 AND NOT item.vacant \
+        AND (CAST($4 AS text) IS NULL OR item.namespace || '' = $4) AND ", purgeable!("$1"),
+        " ORDER BY item.expires_at LIMIT $2 {skip_locked}), \
+        gone AS (DELETE FROM {item} AS item USING batch WHERE item.ctid = batch.place \
+        AND item.tableoid = batch.part AND (NOT {live:$1}) IS TRUE RETURNING item.expires_at) \
+        SELECT COUNT(*), MAX(gone.expires_at), set_config('synchronous_commit', 'off', TRUE) FROM gone}");
+    // In a transaction of somebody's. The empty text keeps SQLite from the primary key: it would read and sort the namespace.
     CachePurgeNamespace: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
         WHERE item.expires_at <= $1 AND item.expires_at >= $4 AND NOT item.vacant \
         AND item.namespace || '' = $3 AND ", purgeable!("$1"),

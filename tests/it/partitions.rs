@@ -120,6 +120,29 @@ fn expired_items_read_as_absent_there_and_are_purged() {
 }
 
 #[test]
+fn a_purge_there_passes_by_the_row_that_somebody_holds_and_none_that_lies_like_it() {
+    on_partitions(async |db| {
+        let cache = db.cache().await;
+        partition(db).await;
+        // Each partition has a first row, a second, and so on.
+        let items = (0..200).map(|n| (format!("item:{n}"), n));
+        cache.set_many(items, MINUTE).await.unwrap();
+        db.advance(60);
+        let mut transaction = cache.database().begin().await.unwrap();
+        cache
+            .add_in(&mut transaction, "item:7", &7, MINUTE)
+            .await
+            .unwrap();
+        let purge = cache.purge().all_namespaces().run();
+        let limit = std::time::Duration::from_secs(30);
+        let purged = tokio::time::timeout(limit, purge).await;
+        assert_eq!(purged.expect("it waits for the row").unwrap(), 199);
+        transaction.rollback().await.unwrap();
+        assert_eq!(cache.clear_expired().await.unwrap(), 1);
+    });
+}
+
+#[test]
 fn tags_and_dependencies_take_along_there_what_they_should() {
     on_partitions(async |db| {
         let cache = db.cache().await;

@@ -55,7 +55,7 @@ const STATEMENTS: [Statement; 24] = [
     ("CacheDeleteMany", &[ROOT, KEYS]),
     ("CacheDeleteEach", &[ROOT, KEYS, ("text", "20ms")]),
     ("CacheGetMany", &[ROOT, KEYS, NOW]),
-    ("CachePurge", &[NOW, ("bigint", "100"), NOW]),
+    ("CachePurge", &[NOW, ("bigint", "100"), NOW, ROOT]),
     (
         "CachePurgeNamespace",
         &[NOW, ("bigint", "100"), ("text", ""), NOW],
