@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, PgPool, SqlitePool};
+use sqlx::{ConnectOptions, PgPool, SqlitePool};
 use url::Url;
 
 use super::here::Here;
@@ -234,24 +234,11 @@ impl DatabaseOptions {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, idle| {
-                Box::pin(async move {
-                    if idle.idle_for >= UNTESTED {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
             .connect_with(options)
             .await
             .map_err(Error::from)
     }
 }
-
-/// A connection that was used so lately is not asked whether it is there still before it is used again, which would take
-/// as long as a statement does.
-const UNTESTED: Duration = Duration::from_secs(1);
 
 fn engine_of(url: &str) -> Result<Engine> {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
