@@ -34,6 +34,11 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// A call of more bytes has a statement to itself, and so has an answer: see the statements for that.
 pub(crate) const LARGE: usize = 64 * 1024;
 
+/// So many statements are under way as soon as somebody asks, where there may be more than one at once; more are sent when
+/// so many calls wait as make one worth while.
+const FREELY: usize = 2;
+const MANY: usize = 16;
+
 /// What is asked of the database: one item of it, or one job.
 pub(crate) trait Call: Send + Sync + Sized + 'static {
     type Answer: Send + 'static;
@@ -42,8 +47,8 @@ pub(crate) trait Call: Send + Sync + Sized + 'static {
     /// Whether calls change what they are about: those of one key are sent in their order, and one after the other, and
     /// they may meet locks.
     const ORDERED: bool;
-    /// How many statements are under way at once on a server without anybody's patience being tried: while it is at one
-    /// that reads, what it answered to another is taken in. Of those that write, more at once would be more commits.
+    /// How many statements are under way at once on a server at the most without anybody's patience being tried: while it is at
+    /// one that reads, what it answered to another is taken in. Of those that write, more at once would be more commits.
     const LANES: usize = 1;
 
     fn key(&self) -> &str;
@@ -175,7 +180,8 @@ impl<C: Call> Gather<C> {
             Some(queue) => queue,
             None => queues.entry(place.namespace.clone()).or_default(),
         };
-        let free = queue.lanes < lanes_at_once::<C>(&place.database) && !queue.has_work();
+        let most = lanes_at_once::<C>(&place.database);
+        let free = queue.lanes < most.min(FREELY) && !queue.has_work();
         if (free || call.bytes() > LARGE) && !queue.is_behind(&call) {
             queue.lanes += 1;
             let own = C::ORDERED.then(|| call.key().to_owned());
@@ -185,6 +191,10 @@ impl<C: Call> Gather<C> {
         let (asker, mut waits) = self.asker(place);
         waits.is_watched = !C::ORDERED && queue.watching > 0;
         queue.waiting.push_back(Waiting { call, asker });
+        if queue.lanes < most && queue.waiting.len() >= MANY {
+            queue.lanes += 1;
+            tokio::spawn(Lane::new(self, place, None).run(None));
+        }
         Entered::Queue(waits)
     }
 

@@ -98,7 +98,7 @@ impl<T: Columns> Call for Read<T> {
     type Answer = (Option<T::Row>, Timestamp);
     type Hand = Connection;
     const ORDERED: bool = false;
-    const LANES: usize = 2;
+    const LANES: usize = 4;
 
     fn key(&self) -> &str {
         &self.0
