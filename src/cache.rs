@@ -84,8 +84,7 @@ use crate::error::Result;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Cache {
-    database: Database,
-    namespace: Arc<str>,
+    place: Place,
     max_value_bytes: usize,
     lease: Duration,
     flights: Arc<flight::Flights>,
@@ -171,8 +170,10 @@ impl Cache {
     #[must_use]
     pub fn new(database: Database) -> Self {
         Self {
-            database,
-            namespace: "".into(),
+            place: Place {
+                database,
+                namespace: "".into(),
+            },
             max_value_bytes: Self::DEFAULT_MAX_VALUE_BYTES,
             lease: Self::DEFAULT_LEASE,
             flights: Arc::default(),
@@ -213,7 +214,10 @@ impl Cache {
     pub fn namespace(&self, name: &str) -> Result<Self> {
         check_text("a namespace", name, 0, 128)?;
         Ok(Self {
-            namespace: name.into(),
+            place: Place {
+                database: self.place.database.clone(),
+                namespace: name.into(),
+            },
             ..self.clone()
         })
     }
@@ -221,18 +225,11 @@ impl Cache {
     /// The database that it is in.
     #[must_use]
     pub fn database(&self) -> &Database {
-        &self.database
+        &self.place.database
     }
 
     fn now(&self) -> Timestamp {
-        self.database.clock().now()
-    }
-
-    fn place(&self) -> Place {
-        Place {
-            database: self.database.clone(),
-            namespace: self.namespace.clone(),
-        }
+        self.place.database.clock().now()
     }
 
     /// The deadline of a live item, and the instant at which it was live.
@@ -266,7 +263,8 @@ impl Cache {
     }
 
     async fn get_large<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        self.get_in(self.database.read().await?.tx(), key).await
+        self.get_in(self.place.database.read().await?.tx(), key)
+            .await
     }
 
     /// The values of those of `keys` that have a live item, in one statement.
@@ -278,7 +276,7 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<HashMap<String, T>> {
         let keys: Vec<_> = keys.into_iter().collect();
-        self.get_many_in(self.database.read().await?.tx(), keys)
+        self.get_many_in(self.place.database.read().await?.tx(), keys)
             .await
     }
 
@@ -310,7 +308,7 @@ impl Cache {
             at: deadline.at,
             keep: deadline.keep,
         };
-        self.calls.writes.ask(&self.place(), write).await?;
+        self.calls.writes.ask(&self.place, write).await?;
         Ok(())
     }
 
@@ -333,7 +331,7 @@ impl Cache {
     ) -> Result<()> {
         let items: Vec<_> = items.into_iter().collect();
         let _writing = self.writing(items.iter().map(|(key, _)| key));
-        let mut transaction = self.database.begin_briefly().await?;
+        let mut transaction = self.place.database.begin_briefly().await?;
         self.set_many_in(&mut transaction, items, expiration)
             .await?;
         transaction.commit().await
@@ -350,8 +348,13 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
-        self.add_in(self.database.write().await?.tx(), key, value, expiration)
-            .await
+        self.add_in(
+            self.place.database.write().await?.tx(),
+            key,
+            value,
+            expiration,
+        )
+        .await
     }
 
     /// Stores `value` only if the live item is still of `generation`, or only if there is none where that is `None`, and
@@ -379,7 +382,7 @@ impl Cache {
         generation: impl Into<Option<i64>>,
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
-        let mut connection = self.database.write().await?;
+        let mut connection = self.place.database.write().await?;
         self.set_if_in(connection.tx(), key, value, generation, expiration)
             .await
     }
@@ -394,7 +397,7 @@ impl Cache {
         let key = key.to_owned();
         self.calls
             .writes
-            .ask(&self.place(), Write::Delete { key })
+            .ask(&self.place, Write::Delete { key })
             .await
     }
 
@@ -407,7 +410,7 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<u64> {
         let keys: Vec<_> = keys.into_iter().collect();
-        let mut connection = self.database.write().await?;
+        let mut connection = self.place.database.write().await?;
         let rows = self.delete_rows(&mut connection.tx(), keys).await?;
         Ok(write::count_items(&rows))
     }
@@ -425,7 +428,7 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid, the deadline is out of range, or the database fails.
     pub async fn touch(&self, key: &str, expiration: impl Into<Expiration>) -> Result<bool> {
-        self.touch_in(self.database.write().await?.tx(), key, expiration)
+        self.touch_in(self.place.database.write().await?.tx(), key, expiration)
             .await
     }
 
@@ -450,8 +453,13 @@ impl Cache {
         delta: i64,
         expiration: impl Into<Expiration>,
     ) -> Result<i64> {
-        self.increment_in(self.database.write().await?.tx(), key, delta, expiration)
-            .await
+        self.increment_in(
+            self.place.database.write().await?.tx(),
+            key,
+            delta,
+            expiration,
+        )
+        .await
     }
 
     /// Takes `delta` from a counter, as [`Cache::increment`] adds it.
@@ -464,8 +472,13 @@ impl Cache {
         delta: i64,
         expiration: impl Into<Expiration>,
     ) -> Result<i64> {
-        self.decrement_in(self.database.write().await?.tx(), key, delta, expiration)
-            .await
+        self.decrement_in(
+            self.place.database.write().await?.tx(),
+            key,
+            delta,
+            expiration,
+        )
+        .await
     }
 
     /// The time that a live item has left, or `None` where there is none.
@@ -482,7 +495,8 @@ impl Cache {
     /// # Errors
     /// Where the key is not valid or the database fails.
     pub async fn info(&self, key: &str) -> Result<Option<ItemInfo>> {
-        self.info_in(self.database.read().await?.tx(), key).await
+        self.info_in(self.place.database.read().await?.tx(), key)
+            .await
     }
 
     /// The keys of live items that begin with `prefix`, in the order of their bytes. They are read in pages, by key:
@@ -494,7 +508,7 @@ impl Cache {
             if done {
                 return Ok::<_, crate::Error>(None);
             }
-            let mut connection = cache.database.read().await?;
+            let mut connection = cache.place.database.read().await?;
             let page = cache.keys_page(connection.tx(), &prefix, &last).await?;
             drop(connection);
             let (done, last) = (
@@ -555,6 +569,6 @@ impl Cache {
     /// # Errors
     /// Where the database fails.
     pub async fn stats(&self) -> Result<CacheStats> {
-        self.stats_in(self.database.read().await?.tx()).await
+        self.stats_in(self.place.database.read().await?.tx()).await
     }
 }

@@ -75,9 +75,8 @@ django() { # ENGINE WORK
     ENGINE=$1 "$python" benches/peers/django_load.py "$2" "$seconds"
 }
 
-# Fewer jobs, of which it has no more to start than the others have.
 huey() { # THREADS
-    "$python" benches/peers/huey_load.py "$((jobs / 5))" "$1"
+    "$python" benches/peers/huey_load.py "$jobs" "$1"
 }
 
 graphile_worker() { # CONCURRENCY LOCAL_QUEUE

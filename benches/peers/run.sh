@@ -23,7 +23,7 @@ fi
 
 rounds=${ROUNDS:-5}
 seconds=${SECONDS_EACH:-2}
-jobs=${JOBS:-100000}
+jobs=${JOBS:-20000}
 purged_items=${PURGED_ITEMS:-1000000}
 folder=${CARGO_TARGET_DIR:-target}/peers
 mkdir -p "$folder"

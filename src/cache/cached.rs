@@ -102,7 +102,7 @@ impl<T: DeserializeOwned> Cached<T> {
         let snapshot = match self.snapshot.take() {
             Some(snapshot) => snapshot,
             None => {
-                let mut connection = self.cache.database.read().await?;
+                let mut connection = self.cache.place.database.read().await?;
                 match self.cache.read_in(connection.tx(), &self.key).await? {
                     Some((text, info)) => Some((decode(&self.key, &text)?, info)),
                     None => None,

@@ -18,8 +18,9 @@ impl Cache {
     pub async fn clear_prefix_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<u64> {
         check_prefix(prefix)?;
         let _writing = self.writing_anything();
-        let mut tx = self.database.own(tx)?;
-        self.database
+        let mut tx = self.place.database.own(tx)?;
+        self.place
+            .database
             .hold(&mut tx, &self.scope_of_namespace())
             .await?;
         self.delete_range(&mut tx, prefix, &prefix_end(prefix))
@@ -29,11 +30,11 @@ impl Cache {
     /// Deletes the rows of a range of keys in one statement, and returns how many items they were.
     async fn delete_range(&self, tx: &mut Tx<'_>, from: &str, end: &str) -> Result<u64> {
         let rows: Vec<(bool,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::CacheClearRange,
-            &*self.namespace,
+            &*self.place.namespace,
             from,
             end
         )?;
@@ -54,15 +55,15 @@ impl Cache {
     /// # Errors
     /// As [`Cache::clear_prefix_in`].
     pub async fn clear_expired_in<'c>(&self, tx: impl Into<Tx<'c>>) -> Result<u64> {
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::CachePurgeNamespace,
             self.now(),
             i64::MAX,
-            &*self.namespace,
+            &*self.place.namespace,
             Timestamp::MIN
         )
     }
@@ -72,14 +73,14 @@ impl Cache {
         let _writing = self.writing_anything();
         let (mut from, mut deleted) = (from.to_owned(), 0);
         loop {
-            let mut connection = self.database.write().await?;
+            let mut connection = self.place.database.write().await?;
             let mut tx = connection.tx();
             let boundary: Option<(String,)> = query!(
-                self.database,
+                self.place.database,
                 tx,
                 fetch_optional,
                 Sql::CacheRangeEnd,
-                &*self.namespace,
+                &*self.place.namespace,
                 &from,
                 end,
                 CLEAR_BATCH

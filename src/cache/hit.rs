@@ -155,14 +155,14 @@ impl Cache {
     }
 
     async fn large_hit(&self, key: &str) -> Result<Option<Hit>> {
-        let mut connection = self.database.read().await?;
+        let mut connection = self.place.database.read().await?;
         let mut tx = connection.tx();
         let row: Option<HitRow<JsonText>> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::MemoRead,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             self.now()
         )?;

@@ -125,11 +125,11 @@ impl Cache {
         let until = self.lease_until(now);
         let take = async |mut tx: Tx<'_>| -> Result<Option<(i32, bool)>> {
             query!(
-                self.database,
+                self.place.database,
                 tx,
                 fetch_optional,
                 Sql::LeaseTake,
-                &*self.namespace,
+                &*self.place.namespace,
                 key,
                 new_generation(),
                 now,
@@ -146,10 +146,10 @@ impl Cache {
         // What has links is kept otherwise than what has none.
         let _writing = (!links.is_empty()).then(|| self.writing([key]));
         let taken = if links.is_empty() {
-            take(self.database.write().await?.tx()).await?
+            take(self.place.database.write().await?.tx()).await?
         } else {
             // Whoever clears a tag from now on meets the computation too.
-            let mut transaction = self.database.begin().await?;
+            let mut transaction = self.place.database.begin().await?;
             let taken = take((&mut transaction).into()).await?;
             if taken.is_some() {
                 let mut tx = Tx::from(&mut transaction);
@@ -181,14 +181,14 @@ impl Cache {
             Option<String>,
             bool,
         );
-        let mut connection = self.database.read().await?;
+        let mut connection = self.place.database.read().await?;
         let mut tx = connection.tx();
         let row: Option<Row> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::LeaseState,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             self.now()
         )?;
@@ -214,30 +214,31 @@ impl Cache {
         let scopes: Vec<String> = std::iter::once(self.scope_of_namespace())
             .chain(links.tags().map(|tag| self.scope_of_tag(tag)))
             .collect();
-        self.database
+        self.place
+            .database
             .is_free(scopes.iter().map(String::as_str))
             .await
     }
 
     pub(super) fn scope_of_namespace(&self) -> String {
-        format!("namespace\0{}", self.namespace)
+        format!("namespace\0{}", self.place.namespace)
     }
 
     pub(super) fn scope_of_tag(&self, tag: &str) -> String {
-        format!("tag\0{}\0{tag}", self.namespace)
+        format!("tag\0{}\0{tag}", self.place.namespace)
     }
 
     /// Moves the lease's deadline, and returns whether it is still held.
     pub(crate) async fn renew_lease(&self, key: &str, lease: Lease) -> Result<bool> {
         let until = self.lease_until(self.now());
-        let mut connection = self.database.write().await?;
+        let mut connection = self.place.database.write().await?;
         let mut tx = connection.tx();
         let renewed = query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::LeaseRenew,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             lease.holder,
             until
@@ -247,14 +248,14 @@ impl Cache {
 
     /// Gives the lease back; who waits for it may take it at once.
     pub(crate) async fn release_lease(&self, key: &str, lease: Lease) -> Result<()> {
-        let mut connection = self.database.write().await?;
+        let mut connection = self.place.database.write().await?;
         let mut tx = connection.tx();
         let _: Option<(i32,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::LeaseRelease,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             lease.holder
         )?;
@@ -271,12 +272,12 @@ impl Cache {
     ) -> Result<bool> {
         let _writing = self.writing([key]);
         if !lease.linked {
-            let mut connection = self.database.write().await?;
+            let mut connection = self.place.database.write().await?;
             return self
                 .write_back_in(&mut connection.tx(), key, lease, computed)
                 .await;
         }
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.place.database.begin().await?;
         let mut tx = Tx::from(&mut transaction);
         let written = self.write_back_in(&mut tx, key, lease, computed).await?;
         transaction.commit().await?;
@@ -300,11 +301,11 @@ impl Cache {
         } = computed;
         let cost = i64::try_from(cost.as_micros()).unwrap_or(i64::MAX);
         let written: Option<(i32,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::LeaseWriteBack,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             lease.holder,
             value,
@@ -332,14 +333,14 @@ impl Cache {
         retry_at: Timestamp,
         error_until: Option<Timestamp>,
     ) -> Result<()> {
-        let mut connection = self.database.write().await?;
+        let mut connection = self.place.database.write().await?;
         let mut tx = connection.tx();
         let _: Option<(i32,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::LeaseFail,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             lease.holder,
             failure.message().replace('\0', " "),

@@ -73,11 +73,11 @@ impl Cache {
         let keys: Vec<_> = keys.into_iter().collect();
         let rows = to_rows(&links.rows(&keys))?;
         query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::LinkAdd,
-            &*self.namespace,
+            &*self.place.namespace,
             &rows
         )?;
         Ok(())
@@ -94,11 +94,11 @@ impl Cache {
         let kept = to_rows(&links.rows(&keys))?;
         let of = rows_of_keys(&keys)?;
         query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::LinkKeep,
-            &*self.namespace,
+            &*self.place.namespace,
             &of,
             &kept
         )?;
@@ -114,18 +114,18 @@ impl Cache {
         if keys.is_empty() {
             return Ok(());
         }
-        let mut connection = self.database.write().await?;
+        let mut connection = self.place.database.write().await?;
         self.need_in(&mut connection.tx(), keys).await
     }
 
     pub(super) async fn need_in(&self, tx: &mut Tx<'_>, keys: &[String]) -> Result<()> {
         let keys = rows_of_keys(keys)?;
         query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::ItemNeed,
-            &*self.namespace,
+            &*self.place.namespace,
             &keys,
             new_generation(),
             self.now()
@@ -140,11 +140,11 @@ impl Cache {
         key: &str,
     ) -> Result<(Vec<String>, Vec<String>)> {
         let rows: Vec<(String, String)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::LinksOf,
-            &*self.namespace,
+            &*self.place.namespace,
             key
         )?;
         let (tags, dependencies): (Vec<_>, Vec<_>) =

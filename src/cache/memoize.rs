@@ -241,7 +241,7 @@ impl Memoize<'_> {
         let patience = Patience::new(self.plan.wait);
         let mut inherited = None;
         loop {
-            let (namespace, key) = (&self.cache.namespace, self.key);
+            let (namespace, key) = (&self.cache.place.namespace, self.key);
             let waiter = match self.cache.flights.join(namespace, key, inherited) {
                 Part::Leads(leader) => {
                     let run = self.run(leader, seen);
@@ -280,7 +280,7 @@ impl Memoize<'_> {
         self.plan.check()?;
         nested::check(self.cache, self.key)?;
         let flights = &self.cache.flights;
-        if let Part::Leads(leader) = flights.join(&self.cache.namespace, self.key, None) {
+        if let Part::Leads(leader) = flights.join(&self.cache.place.namespace, self.key, None) {
             let run = self.run(leader, Some(generation));
             tokio::spawn(run.refresh(compute));
         }

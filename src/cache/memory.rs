@@ -181,7 +181,7 @@ impl Cache {
     /// ```
     #[must_use]
     pub fn with_memory(mut self, tier: MemoryTier) -> Self {
-        self.memory = self.database.has_many_writers().then(|| {
+        self.memory = self.place.database.has_many_writers().then(|| {
             Arc::new(Memory {
                 store: Arc::new(Store::new(tier.items, tier.bytes, tier.max_staleness)),
                 ear: Ear::default(),
@@ -199,7 +199,9 @@ impl Cache {
 
     /// The item of `key`, where memory has it.
     async fn remembered_here(&self, memory: &Memory, key: &str) -> Option<Arc<Entry>> {
-        let entry = memory.store.get(&self.namespace, key, || self.moment())?;
+        let entry = memory
+            .store
+            .get(&self.place.namespace, key, || self.moment())?;
         // Whoever reads without end lets others go between.
         tokio::task::coop::consume_budget().await;
         Some(entry)
@@ -207,8 +209,8 @@ impl Cache {
 
     /// The live item of `key` by way of the database, which is kept unless it is written meanwhile.
     pub(super) async fn fill(&self, memory: &Memory, key: &str) -> Result<Option<Filled>> {
-        memory.ear.open(&self.database, &memory.store);
-        let noted = memory.store.note(&self.namespace, key, self.moment());
+        memory.ear.open(&self.place.database, &memory.store);
+        let noted = memory.store.note(&self.place.namespace, key, self.moment());
         let (found, _) = self.calls.kept.read(self, key).await?;
         let Some((value, generation, stale_at, cost, retry_at, refresh, expires_at, linked)) =
             found
@@ -222,7 +224,7 @@ impl Cache {
         let entry = Arc::new(Entry::new(hit, expires_at, linked, &noted));
         memory
             .store
-            .keep(&noted, &self.namespace, key, entry.clone());
+            .keep(&noted, &self.place.namespace, key, entry.clone());
         Ok(Some(Filled::Item(entry)))
     }
 
@@ -237,7 +239,10 @@ impl Cache {
         }
         match self.fill(memory, key).await? {
             Some(Filled::Item(entry)) => decode(key, &entry.hit.value).map(Some),
-            Some(Filled::Large) => self.get_in(self.database.read().await?.tx(), key).await,
+            Some(Filled::Large) => {
+                self.get_in(self.place.database.read().await?.tx(), key)
+                    .await
+            }
             None => Ok(None),
         }
     }
@@ -260,7 +265,7 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Option<Writing<'_>> {
         let memory = self.memory.as_deref()?;
-        let named = |key: &dyn AsRef<str>| (&*self.namespace, key.as_ref().to_owned());
+        let named = |key: &dyn AsRef<str>| (&*self.place.namespace, key.as_ref().to_owned());
         Some(Writing {
             memory,
             names: Some(keys.into_iter().map(|key| named(&key)).collect()),

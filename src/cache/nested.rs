@@ -20,8 +20,8 @@ struct Computing {
 /// Runs the computation of `key`.
 pub(super) async fn scope<T>(cache: &Cache, key: &str, computation: impl Future<Output = T>) -> T {
     let computing = Computing {
-        database: cache.database.identity(),
-        namespace: cache.namespace.clone(),
+        database: cache.place.database.identity(),
+        namespace: cache.place.namespace.clone(),
         key: key.to_owned(),
         outer: COMPUTING.try_with(Arc::clone).ok(),
     };
@@ -32,8 +32,8 @@ pub(super) async fn scope<T>(cache: &Cache, key: &str, computation: impl Future<
 pub(super) fn check(cache: &Cache, key: &str) -> Result<()> {
     let mut outer = COMPUTING.try_with(Arc::clone).ok();
     while let Some(computing) = outer {
-        let same = computing.database == cache.database.identity()
-            && computing.namespace == cache.namespace
+        let same = computing.database == cache.place.database.identity()
+            && computing.namespace == cache.place.namespace
             && computing.key == key;
         if same {
             return Err(Error::invalid(format!(

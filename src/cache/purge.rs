@@ -202,7 +202,7 @@ impl<'a> Purge<'a> {
 
     /// The one that is purged, where it is not all of them.
     fn namespace(&self) -> Option<&str> {
-        (!self.all_namespaces).then_some(&*self.cache.namespace)
+        (!self.all_namespaces).then_some(&*self.cache.place.namespace)
     }
 
     /// Deletes those of the rows that may go still, and returns how many these were and how long others were held up.

@@ -31,13 +31,13 @@ impl Cache {
         key: &str,
     ) -> Result<Option<T>> {
         check_key(key)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let row: Option<(JsonText,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::CacheGet,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             self.now()
         )?;
@@ -54,13 +54,13 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<HashMap<String, T>> {
         let keys = rows_of_keys(keys)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let rows: Vec<(String, JsonText)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::CacheGetMany,
-            &*self.namespace,
+            &*self.place.namespace,
             &keys,
             self.now()
         )?;
@@ -76,7 +76,7 @@ impl Cache {
     pub async fn exists_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<bool> {
         let now = self.now();
         Ok(self
-            .deadline_of(&mut self.database.own(tx)?, key, now)
+            .deadline_of(&mut self.place.database.own(tx)?, key, now)
             .await?
             .is_some())
     }
@@ -88,7 +88,7 @@ impl Cache {
     pub async fn ttl_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<Option<Ttl>> {
         let now = self.now();
         let deadline = self
-            .deadline_of(&mut self.database.own(tx)?, key, now)
+            .deadline_of(&mut self.place.database.own(tx)?, key, now)
             .await?;
         Ok(deadline.map(|at| ttl(at, now)))
     }
@@ -106,7 +106,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::clear_prefix_in`].
     pub async fn keys_in<'c>(&self, tx: impl Into<Tx<'c>>, prefix: &str) -> Result<Vec<String>> {
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let mut keys: Vec<String> = Vec::new();
         loop {
             let last = keys.last().map_or("", String::as_str);
@@ -133,13 +133,13 @@ impl Cache {
             Option<Timestamp>,
             Option<Timestamp>,
         );
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let row: Row = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_one,
             Sql::CacheStats,
-            &*self.namespace,
+            &*self.place.namespace,
             self.now()
         )?;
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
@@ -175,13 +175,13 @@ impl Cache {
             Option<Id>,
         );
         check_key(key)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let row: Option<Row> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::CacheRead,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             self.now()
         )?;
@@ -238,13 +238,13 @@ impl Cache {
             if last.is_empty() { prefix } else { last },
             prefix_end(prefix),
         );
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let rows: Vec<(String,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::CacheKeys,
-            &*self.namespace,
+            &*self.place.namespace,
             from,
             last,
             &end,
@@ -256,9 +256,10 @@ impl Cache {
 
     /// The namespaces that hold an item.
     pub(super) async fn namespaces(&self) -> Result<Vec<String>> {
-        let mut connection = self.database.read().await?;
+        let mut connection = self.place.database.read().await?;
         let mut tx = connection.tx();
-        let rows: Vec<(String,)> = query!(self.database, tx, fetch_all, Sql::CacheNamespaces)?;
+        let rows: Vec<(String,)> =
+            query!(self.place.database, tx, fetch_all, Sql::CacheNamespaces)?;
         Ok(rows.into_iter().map(|(name,)| name).collect())
     }
 
@@ -271,11 +272,11 @@ impl Cache {
     ) -> Result<Option<Option<Timestamp>>> {
         check_key(key)?;
         let row: Option<(Option<Timestamp>,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::CacheDeadline,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             now
         )?;

@@ -52,11 +52,11 @@ impl Cache {
     ) -> Result<()> {
         type Row = (String, JsonText, Option<i64>, i64, Option<Id>);
         let rows: Vec<Row> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::MemoMade,
-            &*self.namespace,
+            &*self.place.namespace,
             keys,
             self.now()
         )?;
@@ -89,11 +89,11 @@ impl Cache {
         let rows = rows_of_keys(keys)?;
         // What is written between the look and the deletion would go unseen.
         let _: Vec<(String,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::ItemLock,
-            &*self.namespace,
+            &*self.place.namespace,
             &rows
         )?;
         let mut remakes = Remakes::new();

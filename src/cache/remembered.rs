@@ -40,11 +40,11 @@ impl Cache {
         job: Id,
     ) -> Result<bool> {
         let said = query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::MemoRefresh,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             generation,
             job,

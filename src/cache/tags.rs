@@ -80,7 +80,7 @@ impl Cache {
         let _writing = self.writing_anything();
         let (mut last, mut count) = (String::new(), 0);
         loop {
-            let mut transaction: Transaction = self.database.begin().await?;
+            let mut transaction: Transaction = self.place.database.begin().await?;
             let page = self
                 .tag_page_in(&mut (&mut transaction).into(), tag, &last, what, None)
                 .await?;
@@ -103,8 +103,11 @@ impl Cache {
     ) -> Result<u64> {
         check_tag(tag)?;
         let _writing = self.writing_anything();
-        let mut tx = self.database.own(tx)?;
-        self.database.hold(&mut tx, &self.scope_of_tag(tag)).await?;
+        let mut tx = self.place.database.own(tx)?;
+        self.place
+            .database
+            .hold(&mut tx, &self.scope_of_tag(tag))
+            .await?;
         let (mut last, mut count) = (String::new(), 0);
         loop {
             let page = self
@@ -129,11 +132,11 @@ impl Cache {
     ) -> Result<Page> {
         let now = self.now();
         let rows: Vec<(String, bool, bool)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::TagPage,
-            &*self.namespace,
+            &*self.place.namespace,
             tag,
             last,
             now,
@@ -156,11 +159,11 @@ impl Cache {
                 }
                 What::MarkStale => {
                     query!(
-                        self.database,
+                        self.place.database,
                         tx,
                         execute,
                         Sql::ItemStale,
-                        &*self.namespace,
+                        &*self.place.namespace,
                         &keys,
                         now
                     )?;
@@ -218,7 +221,7 @@ impl Tagged<'_> {
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
         let _writing = self.cache.writing([key]);
-        let mut transaction = self.cache.database.begin().await?;
+        let mut transaction = self.cache.place.database.begin().await?;
         self.set_in(&mut transaction, key, value, expiration)
             .await?;
         transaction.commit().await
@@ -236,7 +239,7 @@ impl Tagged<'_> {
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
         self.links.check()?;
-        let mut tx = self.cache.database.own(tx)?;
+        let mut tx = self.cache.place.database.own(tx)?;
         let linked = !self.links.is_empty();
         self.need_in(&mut tx).await?;
         self.cache
@@ -256,7 +259,7 @@ impl Tagged<'_> {
     ) -> Result<()> {
         let items: Vec<_> = items.into_iter().collect();
         let _writing = self.cache.writing(items.iter().map(|(key, _)| key));
-        let mut transaction = self.cache.database.begin().await?;
+        let mut transaction = self.cache.place.database.begin().await?;
         self.set_many_in(&mut transaction, items, expiration)
             .await?;
         transaction.commit().await
@@ -278,7 +281,7 @@ impl Tagged<'_> {
             .iter()
             .map(|(key, _)| key.as_ref().to_owned())
             .collect();
-        let mut tx = self.cache.database.own(tx)?;
+        let mut tx = self.cache.place.database.own(tx)?;
         let linked = !self.links.is_empty();
         self.need_in(&mut tx).await?;
         self.cache
@@ -299,7 +302,7 @@ impl Tagged<'_> {
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
         let _writing = self.cache.writing([key]);
-        let mut transaction = self.cache.database.begin().await?;
+        let mut transaction = self.cache.place.database.begin().await?;
         let added = self
             .add_in(&mut transaction, key, value, expiration)
             .await?;
@@ -319,7 +322,7 @@ impl Tagged<'_> {
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
         self.links.check()?;
-        let mut tx = self.cache.database.own(tx)?;
+        let mut tx = self.cache.place.database.own(tx)?;
         let linked = !self.links.is_empty();
         self.need_in(&mut tx).await?;
         let added = self

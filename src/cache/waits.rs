@@ -119,13 +119,13 @@ pub(crate) struct Pauses {
 
 impl Cache {
     pub(super) fn pauses(&self, key: &str) -> Pauses {
-        let notified = self.database.has_many_writers();
-        let listener = notified.then(|| self.ears.listen(&self.database));
+        let notified = self.place.database.has_many_writers();
+        let listener = notified.then(|| self.ears.listen(&self.place.database));
         Pauses {
             heard: listener.as_ref().map(|listener| listener.heard.subscribe()),
             _listener: listener,
             longest: if notified { LONGEST_NOTIFIED } else { LONGEST },
-            name: format!("{}/{key}", self.namespace),
+            name: format!("{}/{key}", self.place.namespace),
             next: FIRST,
         }
     }

@@ -22,7 +22,7 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         self.set_linked_in(&mut tx, key, value, expiration.into(), false)
             .await
     }
@@ -41,11 +41,11 @@ impl Cache {
         let deadline = expiration.deadline(now)?;
         let _writing = self.writing([key]);
         query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::CacheSet,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             &value,
             deadline.at,
@@ -75,14 +75,14 @@ impl Cache {
         let value = JsonText(encode(key, value, self.max_value_bytes)?);
         let now = self.now();
         let deadline = expiration.into().deadline(now)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let _writing = self.writing([key]);
         let written = query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::CacheSetIf,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             &value,
             deadline.at,
@@ -104,7 +104,7 @@ impl Cache {
         items: impl IntoIterator<Item = (impl AsRef<str>, T)>,
         expiration: impl Into<Expiration>,
     ) -> Result<()> {
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         self.set_many_linked_in(&mut tx, items, expiration.into(), false)
             .await
     }
@@ -128,11 +128,11 @@ impl Cache {
         let _writing = self.writing(texts.keys());
         for rows in chunks(texts, deadline.at)? {
             query!(
-                self.database,
+                self.place.database,
                 tx,
                 execute,
                 Sql::CacheSetMany,
-                &*self.namespace,
+                &*self.place.namespace,
                 &rows,
                 new_generation(),
                 now,
@@ -154,7 +154,7 @@ impl Cache {
         value: &T,
         expiration: impl Into<Expiration>,
     ) -> Result<bool> {
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         self.add_linked_in(&mut tx, key, value, expiration.into(), false)
             .await
     }
@@ -173,11 +173,11 @@ impl Cache {
         let deadline = expiration.deadline(now)?;
         let _writing = self.writing([key]);
         let added = query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::CacheAdd,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             &value,
             deadline.at,
@@ -195,7 +195,7 @@ impl Cache {
     /// As [`Cache::delete`], and where the transaction is of the other engine.
     pub async fn delete_in<'c>(&self, tx: impl Into<Tx<'c>>, key: &str) -> Result<bool> {
         check_key(key)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let row = self.delete_row(&mut tx, key).await?;
         if row.is_none() {
             self.vacate(&mut tx, [key]).await?;
@@ -208,11 +208,11 @@ impl Cache {
         check_key(key)?;
         let _writing = self.writing([key]);
         let row: Option<(bool,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::CacheDelete,
-            &*self.namespace,
+            &*self.place.namespace,
             key
         )?;
         Ok(row.map(|(vacant,)| vacant))
@@ -232,7 +232,7 @@ impl Cache {
             .into_iter()
             .map(|key| key.as_ref().to_owned())
             .collect();
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let rows = self.delete_rows(&mut tx, &keys).await?;
         for (key, _) in &rows {
             keys.remove(key);
@@ -251,11 +251,11 @@ impl Cache {
         let _writing = self.writing(&keys);
         let keys = rows_of_keys(keys)?;
         query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_all,
             Sql::CacheDeleteMany,
-            &*self.namespace,
+            &*self.place.namespace,
             &keys
         )
     }
@@ -268,16 +268,16 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<()> {
         let mut keys = keys.into_iter().peekable();
-        if keys.peek().is_none() || !self.database.has_many_writers() {
+        if keys.peek().is_none() || !self.place.database.has_many_writers() {
             return Ok(());
         }
         let keys = rows_of_keys(keys)?;
         query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::ItemVacate,
-            &*self.namespace,
+            &*self.place.namespace,
             &keys,
             new_generation(),
             self.now()
@@ -298,17 +298,17 @@ impl Cache {
         check_key(key)?;
         let now = self.now();
         let deadline = expiration.into().deadline(now)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         if deadline.keep {
             return Ok(self.deadline_of(&mut tx, key, now).await?.is_some());
         }
         let _writing = self.writing([key]);
         let touched = query!(
-            self.database,
+            self.place.database,
             tx,
             execute,
             Sql::CacheTouch,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             now,
             deadline.at
@@ -335,14 +335,14 @@ impl Cache {
         }
         let now = self.now();
         let deadline = expiration.into().deadline(now)?;
-        let mut tx = self.database.own(tx)?;
+        let mut tx = self.place.database.own(tx)?;
         let _writing = self.writing([key]);
         let row: Option<(i64,)> = query!(
-            self.database,
+            self.place.database,
             tx,
             fetch_optional,
             Sql::CacheIncrement,
-            &*self.namespace,
+            &*self.place.namespace,
             key,
             delta,
             deadline.at,

@@ -77,19 +77,21 @@ impl<T: Columns> Gather<Read<T>> {
         cache: &Cache,
         key: &str,
     ) -> Result<(Option<T::Row>, Timestamp)> {
-        let now = cache.now();
-        if let Some(row) = Self::here(cache, key, now) {
-            // Whoever reads without end lets others go between.
-            tokio::task::coop::consume_budget().await;
-            return Ok((row, now));
+        if cache.place.database.writes_here() {
+            let now = cache.now();
+            if let Some(row) = Self::here(cache, key, now) {
+                // Whoever reads without end lets others go between.
+                tokio::task::coop::consume_budget().await;
+                return Ok((row, now));
+            }
         }
-        self.ask(&cache.place(), Read::of(key)).await
+        self.ask(&cache.place, Read::of(key)).await
     }
 
     fn here(cache: &Cache, key: &str, now: Timestamp) -> Option<Option<T::Row>> {
-        let namespace = &*cache.namespace;
+        let namespace = &*cache.place.namespace;
         let parameters = T::parameters(&namespace, &key, &now);
-        cache.database.read_here(T::HERE, &parameters)
+        cache.place.database.read_here(T::HERE, &parameters)
     }
 }
 
