@@ -2,8 +2,9 @@
 //!
 //! A read locks the log by a call of the system, which takes as long as all the rest of it; but not where another connection
 //! of the process holds that lock. So while callers read without a pause, a connection that does nothing else holds it. It
-//! takes it anew every so many reads, and gives it up some milliseconds after the last of them: what it keeps from being
-//! folded or overwritten is what a single read of some milliseconds does. What readers see is what they see without it.
+//! takes it anew every so many reads, and gives it up some milliseconds after the last of them. What readers see is what
+//! they see without it. What is written meanwhile cannot be folded for as long as it is held, so that where others write,
+//! and readers never pause, the log would grow without end: one that has grown long is locked by each reader for itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,8 @@ use super::here::held;
 /// After so many reads the lock is taken anew; that many within [`LULL`] are without a pause.
 const READS: u64 = 64;
 const LULL: Duration = Duration::from_millis(5);
+/// Bytes of a log that is left alone. A file keeps its length when it is begun anew, until its last connection is closed.
+const LONG: u64 = 16 * 1024 * 1024;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Anchor(Arc<Shared>);
@@ -81,6 +84,9 @@ impl Lock {
         let Some(connection) = &self.connection else {
             return;
         };
+        if !connection.path().is_some_and(has_short_log) {
+            return;
+        }
         self.is_held = connection
             .execute_batch("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 1")
             .is_ok();
@@ -97,6 +103,10 @@ impl Lock {
             self.connection = None;
         }
     }
+}
+
+fn has_short_log(file: &str) -> bool {
+    std::fs::metadata(format!("{file}-wal")).is_ok_and(|log| log.len() < LONG)
 }
 
 /// Releases the lock when the reads pause, or its runtime ends.

@@ -133,3 +133,37 @@ impl Database {
         Ok(done.await.ok().flatten())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cache::Cache;
+
+    // SQLite alone: to PostgreSQL rows go by the pool.
+    #[tokio::test]
+    async fn it_writes_what_others_see_and_leaves_what_fails_to_the_pool() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        let database = Database::connect(&url).await.unwrap();
+        let cache = Cache::new(database.clone());
+        for key in ["a", "b"] {
+            cache.set(key, &1).await.unwrap();
+        }
+        let deletes = async |keys: &'static str| {
+            let parameters =
+                || -> Vec<Parameter> { vec![("$1", Box::new("")), ("$2", Box::new(keys))] };
+            let rows = database.write_rows::<(String, bool)>(Sql::CacheDeleteMany, parameters);
+            rows.await.unwrap().map(|rows| rows.len())
+        };
+        assert_eq!(deletes(r#"[["a"],["c"]]"#).await, Some(1));
+        assert_eq!(cache.get::<u32>("a").await.unwrap(), None);
+        assert_eq!(deletes("no JSON").await, None);
+        assert_eq!(deletes(r#"[["b"]]"#).await, Some(1), "it is opened anew");
+        database.close().await;
+        assert_eq!(deletes(r#"[["b"]]"#).await, None, "it is closed for good");
+        let memory = Database::connect("sqlite::memory:").await.unwrap();
+        let none = memory.write_many(Sql::CacheDeleteMany, Vec::new).await;
+        assert_eq!(none.unwrap(), None);
+    }
+}

@@ -459,6 +459,43 @@ mod sqlite_file {
         assert!(!db.path().join("test.db-wal").exists());
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_log_does_not_grow_without_end_where_others_read_without_a_pause_and_they_see_what_is_written()
+     {
+        let db = TestDatabase::sqlite().await;
+        let (writer, reader) = (db.cache().await, db.cache().await);
+        let written = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        writer.set("count", &0).await.unwrap();
+        let reads = tokio::spawn({
+            let written = written.clone();
+            async move {
+                let mut seen = 0;
+                while seen < 8_000 {
+                    let least = written.load(std::sync::atomic::Ordering::SeqCst);
+                    let now: Option<u32> = reader.get("count").await.unwrap();
+                    assert!(
+                        now >= Some(least.max(seen)),
+                        "{now:?} after {least} and {seen}"
+                    );
+                    seen = now.unwrap();
+                }
+            }
+        });
+        for count in 1..=8_000 {
+            writer
+                .set(&format!("key {count}"), &"x".repeat(1_000))
+                .await
+                .unwrap();
+            writer.set("count", &count).await.unwrap();
+            written.store(count, std::sync::atomic::Ordering::SeqCst);
+        }
+        reads.await.unwrap();
+        let log = std::fs::metadata(db.path().join("test.db-wal"))
+            .unwrap()
+            .len();
+        assert!(log < 24 * 1024 * 1024, "{log} bytes");
+    }
+
     #[tokio::test]
     async fn the_log_does_not_grow_with_processes_that_write_little() {
         let db = TestDatabase::sqlite().await;
