@@ -1,8 +1,9 @@
 //! What a worker does when `larder.toml` changes under it.
 
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cli::Given;
 use crate::cli::{schedule, supervise};
@@ -20,7 +21,9 @@ const LOOK: Duration = Duration::from_millis(500);
 const LIVE: &[&str] = &["schedule", "queues", "commands", "fetch"];
 
 pub(super) struct Reload {
-    watch: Watch,
+    /// Until it is watched.
+    watch: Option<Watch>,
+    path: String,
     given: Given,
     handlers: Handlers,
     /// The settings at the start: what of them has changed waits for a restart.
@@ -39,8 +42,10 @@ impl Reload {
     pub(super) fn new(loaded: &Loaded, given: &Given, handlers: &Handlers) -> Result<Self> {
         let entries = schedule::entries(loaded, handlers)?;
         let defaults = given.default_schedule.clone();
+        let watch = Watch::new(loaded, given.file.clone(), defaults, process_environment());
         Ok(Self {
-            watch: Watch::new(loaded, given.file.clone(), defaults, process_environment()),
+            path: watch.path(),
+            watch: Some(watch),
             given: given.clone(),
             handlers: handlers.clone(),
             started: loaded.settings.clone(),
@@ -74,26 +79,15 @@ impl Reload {
         self.fetcher.clone()
     }
 
-    /// Looks at the file again and again.
+    /// Looks at the file again and again, and takes what is new.
     pub(super) async fn run(mut self) {
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            // A file may be on another machine, which may be away.
-            let looked = tokio::task::spawn_blocking(move || {
-                let look = self.watch.look();
-                (self, look)
-            });
-            let Ok((reload, look)) = looked.await else {
-                tracing::error!("the settings' file is watched no longer; restart the worker");
-                return;
-            };
-            self = reload;
-            if let Some(look) = look {
+        if let Some(watch) = self.watch.take() {
+            let mut news = looks(watch);
+            while let Some(look) = news.recv().await {
                 self.take(look);
             }
         }
+        tracing::error!("the settings' file is watched no longer; restart the worker");
     }
 
     fn take(&mut self, look: Result<Loaded>) {
@@ -102,7 +96,7 @@ impl Reload {
             let entries = schedule::entries(&loaded, &self.handlers)?;
             Ok((loaded.settings, entries))
         });
-        let file = self.watch.path();
+        let file = self.path.clone();
         let (settings, entries) = match taken {
             Ok(taken) => taken,
             Err(error) => {
@@ -156,6 +150,29 @@ impl Reload {
         }
         self.told = waiting;
     }
+}
+
+/// What is new of the file, from a plain thread: it may be on another machine, which may be away, and a look by the
+/// runtime wakes three of its threads.
+fn looks(mut watch: Watch) -> mpsc::Receiver<Result<Loaded>> {
+    let (tell, news) = mpsc::channel(1);
+    let look = move || {
+        while !tell.is_closed() {
+            if let Some(look) = watch.look()
+                && tell.blocking_send(look).is_err()
+            {
+                return;
+            }
+            thread::sleep(LOOK);
+        }
+    };
+    // Without it there are no news, and whoever waits for them is told so.
+    drop(
+        thread::Builder::new()
+            .name("larder-settings".to_owned())
+            .spawn(look),
+    );
+    news
 }
 
 /// What the settings say of single queues.
