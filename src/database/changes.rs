@@ -10,7 +10,7 @@ use super::here::{Here, Version};
 use super::{Database, Engine};
 
 /// How often an SQLite file is asked whether it has changed.
-const CHECK: Duration = Duration::from_millis(40);
+const CHECK: Duration = Duration::from_millis(50);
 /// How often to look at the tables where nothing tells that they have changed.
 const UNTOLD: Duration = Duration::from_millis(50);
 /// How often to look though nothing has told of a change.
