@@ -191,8 +191,11 @@ impl<C: Call> Gather<C> {
         let (asker, mut waits) = self.asker(place);
         waits.is_watched = !C::ORDERED && queue.watching > 0;
         queue.waiting.push_back(Waiting { call, asker });
-        if queue.lanes < most && queue.waiting.len() >= MANY {
-            queue.lanes += 1;
+        let another = queue.lanes < most && queue.waiting.len() >= MANY;
+        queue.lanes += usize::from(another);
+        drop(queues);
+        if another {
+            // On a runtime that ends it is dropped at once, which looks at the queue.
             tokio::spawn(Lane::new(self, place, None).run(None));
         }
         Entered::Queue(waits)
