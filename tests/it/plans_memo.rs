@@ -1,6 +1,6 @@
 //! How the engines carry out the statements of memoization among many items and links: by their indexes.
 
-use crate::plans_queue::{plan, plan_of};
+use crate::plans_queue::{plan, plan_of, planned};
 use crate::support::{TestDatabase, both_engines};
 
 const ID: (&str, &str) = ("uuid", "019aabcd-0000-7000-8000-000000000000");
@@ -8,6 +8,7 @@ const NOW: (&str, &str) = ("timestamptz", "2026-11-22T12:00:00Z");
 const ROOT: (&str, &str) = ("text", "");
 const KEY: (&str, &str) = ("text", "key 7");
 const KEYS: (&str, &str) = ("json", r#"[["key 7"],["key 8"]]"#);
+const LIST: (&str, &str) = ("text[]", "{key 7,key 8}");
 const LINKS: (&str, &str) = ("json", r#"[["tag","tag 7","key 7"]]"#);
 const NUMBER: (&str, &str) = ("bigint", "7");
 const YES: (&str, &str) = ("boolean", "true");
@@ -15,6 +16,15 @@ const JSON: (&str, &str) = ("json", "1");
 
 /// A statement, and its arguments with their PostgreSQL types.
 type Statement = (&'static str, &'static [(&'static str, &'static str)]);
+
+/// Reads of the keys that were gathered.
+const GATHERED: [Statement; 5] = [
+    ("CacheGetEach", &[ROOT, LIST, NOW]),
+    ("CacheDeadlineEach", &[ROOT, LIST, NOW]),
+    ("CacheKeepEach", &[ROOT, LIST, NOW]),
+    ("MemoFreshEach", &[ROOT, LIST, NOW]),
+    ("MemoReadEach", &[ROOT, LIST, NOW]),
+];
 
 const STATEMENTS: [Statement; 24] = [
     ("MemoRead", &[ROOT, KEY, NOW]),
@@ -151,13 +161,29 @@ both_engines! {
             if analyzed {
                 db.execute("ANALYZE").await;
             }
-            for (name, arguments) in STATEMENTS {
+            for (name, arguments) in STATEMENTS.into_iter().chain(GATHERED) {
                 let plan = plan(db, name, arguments).await;
                 assert_eq!(reads_all(name, &plan), None, "{name}, analyzed: {analyzed}\n{}", plan.join("\n"));
                 assert!(db.is_sqlite() || plan.iter().any(|step| step.contains("cached_item")), "{name}: {plan:?}");
             }
             let plan = plan_of(db, &cascade(db), &[ROOT, KEY]).await;
             assert_eq!(reads_all("a trigger", &plan), None, "analyzed: {analyzed}\n{}", plan.join("\n"));
+        }
+    }
+
+    // SQLite has no plans of that kind: a statement is planned when it is prepared, whatever its arguments.
+    async fn reads_of_few_keys_are_not_planned_each_time(db) {
+        if db.is_sqlite() {
+            return;
+        }
+        drop(db.open().await);
+        fill(db, 10_000).await;
+        db.execute("ANALYZE").await;
+        for keys in ["{key 7}", "{key 7,key 8,key 9,key 10,key 11,key 12,key 13,key 14}"] {
+            for (name, _) in GATHERED {
+                let plans = planned(db, name, &[ROOT, ("text[]", keys), NOW], 20).await;
+                assert_eq!(plans, 5, "{name}, {keys}: the first five, as of each statement");
+            }
         }
     }
 }

@@ -314,6 +314,38 @@ pub(crate) async fn plan_of(
     plans
 }
 
+/// For how many of so many executions of a statement by one connection PostgreSQL made a plan.
+pub(crate) async fn planned(
+    db: &TestDatabase,
+    name: &str,
+    arguments: &[(&str, &str)],
+    times: usize,
+) -> i64 {
+    let (_, template) = TEMPLATES.iter().find(|(known, _)| *known == name).unwrap();
+    let mut connection = PgConnection::connect(&db.url).await.unwrap();
+    let types: Vec<_> = arguments.iter().map(|(kind, _)| *kind).collect();
+    let values: Vec<_> = arguments
+        .iter()
+        .map(|(_, value)| format!("'{value}'"))
+        .collect();
+    let execute = format!("EXECUTE statement ({});", values.join(", "));
+    let script = format!(
+        "PREPARE statement ({}) AS {}; {}",
+        types.join(", "),
+        render(template, Engine::Postgres, &db.schema),
+        execute.repeat(times)
+    );
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(script)))
+        .await
+        .unwrap();
+    let plans = "SELECT custom_plans FROM pg_prepared_statements WHERE name = 'statement'";
+    sqlx::query_scalar(plans)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap()
+}
+
 /// Carries out one of the finisher's statements as it stands.
 pub(crate) async fn carry_out(db: &TestDatabase, name: &str, batch: &str, worker: uuid::Uuid) {
     let (_, template) = TEMPLATES.iter().find(|(known, _)| *known == name).unwrap();
