@@ -1,7 +1,7 @@
 //! The queue beside its peers, for `benches/peers/run.sh`: `cargo bench --bench jobs -- --figures` and one of
 //!
-//! - `rate ENGINE JOBS CONCURRENCY`: so many jobs that do nothing, enqueued before, from the worker's start until each is
-//!   written down as done,
+//! - `rate ENGINE JOBS CONCURRENCY`: so many jobs that do nothing, enqueued in one transaction while a worker waits that
+//!   has run some already, from its commit until each is written down as done,
 //! - `enqueue ENGINE CLIENTS SECONDS`: so many clients, each enqueueing one job after the other, while somebody listens,
 //! - `start ENGINE here|elsewhere COUNT MILLISECONDS`: from before a job is enqueued until its handler begins, on a worker
 //!   that has nothing else to do; one job each so many milliseconds, enqueued by this process or by another,

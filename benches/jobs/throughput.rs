@@ -13,6 +13,9 @@ use tokio::sync::{Notify, oneshot};
 use super::Nothing;
 use super::place::{Place, spread};
 
+/// So many jobs run before those that are counted.
+const WARM: u64 = 2_000;
+
 static LEFT: AtomicU64 = AtomicU64::new(0);
 static ALL: Notify = Notify::const_new();
 
@@ -34,10 +37,7 @@ pub(crate) async fn rate(engine: Engine, jobs: u64, concurrency: u64) {
     let place = Place::new(engine);
     let database = place.connect().await;
     let queue = Queue::new(database.clone());
-    let new = (0..jobs).map(|_| NewJob::new(&Nothing { at: 0 }));
-    queue.enqueue_many(new).await.unwrap();
-
-    LEFT.store(jobs, Ordering::Relaxed);
+    enqueued(&queue, WARM).await;
     let worker = Worker::new(database)
         .options(options(concurrency))
         .register(nothing);
@@ -47,16 +47,14 @@ pub(crate) async fn rate(engine: Engine, jobs: u64, concurrency: u64) {
         let _ = stopped.await;
     }));
     let first = async {
-        while LEFT.load(Ordering::Relaxed) == jobs {
+        while LEFT.load(Ordering::Relaxed) == WARM {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         started.elapsed()
     };
-    let (cold, ()) = tokio::join!(first, ALL.notified());
-    while unfinished(&queue).await {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let took = started.elapsed();
+    let (cold, _) = tokio::join!(first, done(&queue));
+    let enqueued = enqueued(&queue, jobs).await;
+    let took = done(&queue).await - enqueued;
     stop.send(()).unwrap();
     working.await.unwrap().unwrap();
     queue.database().close().await;
@@ -66,6 +64,23 @@ pub(crate) async fn rate(engine: Engine, jobs: u64, concurrency: u64) {
         jobs as f64 / took.as_secs_f64(),
         cold.as_nanos() as f64 / 1e3
     );
+}
+
+/// Enqueues jobs in one transaction, and says when it was over.
+async fn enqueued(queue: &Queue, jobs: u64) -> Instant {
+    LEFT.store(jobs, Ordering::Relaxed);
+    let new = (0..jobs).map(|_| NewJob::new(&Nothing { at: 0 }));
+    queue.enqueue_many(new).await.unwrap();
+    Instant::now()
+}
+
+/// When each job is written down as done.
+async fn done(queue: &Queue) -> Instant {
+    ALL.notified().await;
+    while unfinished(queue).await {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Instant::now()
 }
 
 /// Whether any job is not done: those that run hold nothing but their outcome back by now. It is counted by an index: to

@@ -21,8 +21,10 @@ RULES = """\
 - Each round measures the peer and then larder, work by work, so that whatever else the machine does meets both. A
   quarter of the time goes before it as warm-up. The first call of all, which opens connections, is not in the figures: it
   is the column `cold`.
-- Jobs: 20,000 that do nothing, enqueued in bulk before. The time runs from the worker's start until the last one is written
-  down as done, on both sides; `cold` is the part until the first one ran. Peers have the settings of their own benchmarks.
+- Jobs: 20,000 that do nothing, enqueued in one transaction while a worker waits that has run 2,000 others before. The time
+  runs from then until the last one is written down as done, on both sides; `cold` is what larder's worker took from its
+  start until its first job ran. huey's are enqueued before its threads start, and counted from then: it enqueues one by
+  one. Peers have the settings of their own benchmarks.
 - Jobs beside finished or waiting ones: 15 rounds of 4,000 jobs, on the three tables in turn.
 - Enqueue to start: from before the call of `enqueue` to the handler's first line, one clock for both, and nothing else to
   do. Jobs come at no even distance, so that they keep no step with whoever looks at intervals.
