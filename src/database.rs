@@ -12,6 +12,8 @@ mod bulk;
 mod changes;
 mod connect;
 mod here;
+#[cfg(feature = "worker")]
+mod kept;
 mod migrate;
 mod redact;
 #[cfg(feature = "worker")]
@@ -38,6 +40,8 @@ pub(crate) use alone::Alone;
 pub(crate) use bulk::Parameter;
 pub use connect::DatabaseOptions;
 pub(crate) use here::{Bind, HereRow};
+#[cfg(feature = "worker")]
+pub(crate) use kept::Kept;
 pub use migrate::{MigrationStatus, SchemaPolicy};
 pub use redact::redact_url;
 pub use sql::Engine;
@@ -256,6 +260,19 @@ impl Connection {
             Loan::Sqlite { connection, .. } => Tx::Sqlite(&mut *connection),
             Loan::Postgres(connection) => Tx::Postgres(&mut *connection),
         }
+    }
+
+    /// Whether its server answers. One that does not is closed.
+    #[cfg(feature = "worker")]
+    async fn is_there(&mut self) -> bool {
+        let answer = match &mut self.inner {
+            Loan::Sqlite { connection, .. } => sqlx::Connection::ping(&mut **connection).await,
+            Loan::Postgres(connection) => sqlx::Connection::ping(&mut **connection).await,
+        };
+        if answer.is_err() {
+            self.give_up();
+        }
+        answer.is_ok()
     }
 
     /// Closes it when it is dropped: its server does not answer.

@@ -15,7 +15,7 @@ use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
 use super::pulse::{Life, Moment, Pulse};
 use super::slots::Slots;
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Parameter, Sql, query};
+use crate::database::{Database, JsonText, Kept, Parameter, Sql, query};
 use crate::error::Result;
 
 /// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
@@ -102,9 +102,13 @@ enum Round {
 }
 
 /// What the fetcher keeps from one round to the next.
-#[derive(Default)]
 struct State {
+    connections: Kept,
     served: HashMap<String, Served>,
+    /// The queue without limits that was claimed from last.
+    last: Option<String>,
+    /// Where a job has probably been enqueued, if somebody has told of one.
+    guess: Option<String>,
     freed: Arc<Notify>,
     held: Held,
     /// What the last look found, and when that was.
@@ -135,8 +139,15 @@ impl Fetcher {
         let mut announced = self.database.announcements();
         let mut changes = self.database.changes();
         let mut state = State {
+            connections: Kept::new(self.database.clone()),
+            served: HashMap::new(),
+            last: None,
+            guess: None,
+            freed: Arc::default(),
             held: self.held.clone(),
-            ..State::default()
+            ready: Vec::new(),
+            next: None,
+            looked_at: None,
         };
         let mut away: Option<Duration> = None;
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
@@ -188,12 +199,16 @@ impl Fetcher {
                     wait
                 }
             };
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = self.wake.notified() => {}
-                () = state.freed.notified() => {}
-                _ = announced.changed() => {}
-                () = changes.within(wait) => {}
+            let told = tokio::select! {
+                () = self.stop.cancelled() => false,
+                () = self.wake.notified() => true,
+                _ = announced.changed() => true,
+                () = state.freed.notified() => false,
+                () = changes.within(wait) => false,
+            };
+            // Where writers wait for each other, nobody writes without having looked.
+            if told && away.is_none() && self.database.has_many_writers() {
+                state.guess.clone_from(&state.last);
             }
         }
     }
@@ -220,12 +235,23 @@ impl Fetcher {
         let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
         // A queue that had more than its slots take is claimed from again without a look.
         let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < LOOK);
-        let from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
+        let mut from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
+        if let Some(guess) = state.guess.take()
+            && !from_backlog
+            && !is_due(state.next)
+        {
+            let ready = Ready {
+                plain: true,
+                keyed: false,
+            };
+            state.ready = vec![(guess, ready)];
+            from_backlog = true;
+        }
         if !from_backlog {
-            (state.next, state.ready) = self.look(names).await?;
+            (state.next, state.ready) = self.look(names, &state.connections).await?;
             if is_due(state.next) {
                 self.make_due(now).await?;
-                (state.next, state.ready) = self.look(names).await?;
+                (state.next, state.ready) = self.look(names, &state.connections).await?;
             }
             state.looked_at = Some(Instant::now());
         }
@@ -281,8 +307,13 @@ impl Fetcher {
                 claimed.rows
             } else {
                 let began = Instant::now();
-                let rows = self.claim(queue, names, wanted, now).await?;
+                let rows = self
+                    .claim(queue, names, wanted, now, &state.connections)
+                    .await?;
                 queue.claim_took = began.elapsed();
+                if state.last.as_ref() != Some(&name) {
+                    state.last = Some(name.clone());
+                }
                 rows
             };
             let claimed = rows.len();
@@ -312,9 +343,14 @@ impl Fetcher {
 
     /// Reads only, so that an idle worker takes no write lock: when the next waiting job may start, and which queues
     /// have jobs ready that this worker knows.
-    async fn look(&self, names: &JsonText) -> Result<(Option<Timestamp>, Vec<(String, Ready)>)> {
+    async fn look(
+        &self,
+        names: &JsonText,
+        connections: &Kept,
+    ) -> Result<(Option<Timestamp>, Vec<(String, Ready)>)> {
         tracing::trace!("looking for jobs");
-        let mut connection = self.database.read().await?;
+        let mut lent = connections.read(Instant::now()).await?;
+        let connection = &mut lent.connection;
         let began = Instant::now();
         let mut tx = connection.tx();
         let (next,): (Option<Timestamp>,) =
@@ -322,7 +358,9 @@ impl Fetcher {
         let rows: Vec<(String, bool)> =
             query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
         let took = began.elapsed();
-        let _ = self.database.replan_if_slow(&mut connection, took).await;
+        if self.database.replan_if_slow(connection, took).await.is_ok() {
+            connections.keep(lent, Instant::now());
+        }
         let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
         for (queue, keyed) in rows {
             let ready = queues.entry(queue).or_default();
@@ -381,6 +419,7 @@ impl Fetcher {
         names: &JsonText,
         wanted: usize,
         now: Timestamp,
+        connections: &Kept,
     ) -> Result<Vec<Row>> {
         let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
         let parameters = || -> Vec<Parameter> {
@@ -395,7 +434,8 @@ impl Fetcher {
         if let Some(rows) = self.database.write_rows(Sql::JobFetch, parameters).await? {
             return Ok(rows);
         }
-        let mut connection = self.database.write().await?;
+        let mut lent = connections.write(Instant::now()).await?;
+        let connection = &mut lent.connection;
         let began = Instant::now();
         let mut tx = connection.tx();
         let rows = query!(
@@ -411,7 +451,9 @@ impl Fetcher {
         )?;
         let took = began.elapsed();
         // What is claimed is claimed, whatever comes of this.
-        let _ = self.database.replan_if_slow(&mut connection, took).await;
+        if self.database.replan_if_slow(connection, took).await.is_ok() {
+            connections.keep(lent, Instant::now());
+        }
         Ok(rows)
     }
 

@@ -4,17 +4,18 @@
 //! of an attempt that was rescued meanwhile nothing is changed.
 
 mod batches;
+mod outcomes;
 
 use std::time::{Duration, Instant};
-
-use tokio::sync::mpsc;
 
 use super::held::Hold;
 use super::slots::Slot;
 use super::{JobId, JobProgress, stored_error};
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Parameter, Sql, Tx, query};
+use crate::database::{Database, JsonText, Kept, Parameter, Sql, Tx, query};
 use crate::error::{Error, Result};
+
+pub(crate) use outcomes::{Receiver, Sender, channel};
 
 /// The first and the longest wait while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -101,7 +102,7 @@ impl Finished {
 pub(crate) struct Finisher {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
-    pub(crate) finished: mpsc::UnboundedReceiver<Finished>,
+    pub(crate) finished: Receiver<Finished>,
 }
 
 impl Finisher {
@@ -114,6 +115,7 @@ impl Finisher {
             1
         };
         let writer = &Writer {
+            connections: Kept::new(self.database.clone()),
             database: self.database,
             worker: self.worker,
         };
@@ -123,6 +125,7 @@ impl Finisher {
 }
 
 struct Writer {
+    connections: Kept,
     database: Database,
     worker: JobId,
 }
@@ -241,7 +244,8 @@ impl Writer {
         if let Some(_written) = self.database.write_many(statement, parameters).await? {
             return Ok(());
         }
-        let mut connection = self.database.write().await?;
+        let mut lent = self.connections.write(Instant::now()).await?;
+        let connection = &mut lent.connection;
         let began = Instant::now();
         let mut tx = connection.tx();
         query!(
@@ -255,7 +259,9 @@ impl Writer {
         )?;
         let took = began.elapsed();
         // What is written is written, whatever comes of this.
-        let _ = self.database.replan_if_slow(&mut connection, took).await;
+        if self.database.replan_if_slow(connection, took).await.is_ok() {
+            self.connections.keep(lent, Instant::now());
+        }
         Ok(())
     }
 

@@ -13,7 +13,6 @@ use apalis_core::task::task_id::TaskId;
 use apalis_core::worker::context::WorkerContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -21,7 +20,7 @@ use super::context::Retry;
 use super::{Handlers, JobContext, JobError, Registered, memoized};
 use crate::clock::Clock;
 use crate::queue::backend::Claimed;
-use crate::queue::finish::{Finished, Outcome};
+use crate::queue::finish::{Finished, Outcome, Sender};
 use crate::queue::held::RunningAttempt;
 use crate::queue::pulse::{Moment, Pulse};
 use crate::queue::{Backoff, stored_error, to_delta};
@@ -42,7 +41,7 @@ pub fn in_handler() -> bool {
 pub(super) struct Dispatch {
     pub(super) handlers: Arc<Handlers>,
     pub(super) data: Extensions,
-    pub(super) finished: mpsc::UnboundedSender<Finished>,
+    pub(super) finished: Sender<Finished>,
     pub(super) clock: Clock,
     pub(super) pulse: Arc<Pulse>,
     pub(super) backoff: Backoff,
@@ -83,10 +82,9 @@ impl Dispatch {
         } else {
             Outcome::Unbegun
         };
-        // The finisher outlives every handler; without it there is nobody to tell.
         let slot =
             (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
-        let _ = self.finished.send(Finished {
+        self.finished.send(Finished {
             id: claimed.id,
             attempt: claimed.attempt,
             started_at: claimed.started_at,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::queue::QueueTable;
 use crate::queue::backend::JobBackend;
 use crate::queue::control::Control;
 use crate::queue::fetch::{FetchOptions, Fetcher};
-use crate::queue::finish::Finisher;
+use crate::queue::finish::{self, Finisher};
 use crate::queue::held::Held;
 use crate::queue::presence::Presence;
 use crate::queue::pulse::{Moment, Pulse};
@@ -96,7 +96,7 @@ impl Running {
             CancellationToken::new(),
             CancellationToken::new(),
         );
-        let (finished, outcomes) = mpsc::unbounded_channel();
+        let (finished, outcomes) = finish::channel();
         let finisher = Finisher {
             database: database.clone(),
             worker: id,

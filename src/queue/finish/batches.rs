@@ -4,7 +4,8 @@ use std::future::Future;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::outcomes::Receiver;
 
 /// Attempts in one statement.
 const MOST: usize = 1_000;
@@ -15,25 +16,21 @@ const MANY: usize = MOST / 2;
 /// Hands what comes to `write` until nothing more does and all is written: what has waited when nothing is being written,
 /// and [`MANY`] beside that, no more than `most` batches at once.
 pub(super) async fn write_all<T, W: Future<Output = ()>>(
-    mut incoming: UnboundedReceiver<T>,
+    mut incoming: Receiver<T>,
     most: usize,
     write: impl Fn(Vec<T>) -> W,
 ) {
-    let (mut writes, mut batch, mut ended) = (FuturesUnordered::new(), Vec::new(), false);
-    loop {
-        let needed = if writes.is_empty() { 1 } else { MANY };
-        if batch.len() >= needed && writes.len() < most {
-            writes.push(write(std::mem::take(&mut batch)));
-        }
-        if ended && batch.is_empty() && writes.is_empty() {
-            return;
-        }
-        let takes = !ended && writes.len() < most && batch.len() < MOST;
-        let room = MOST - batch.len();
+    let (mut writes, mut ended) = (FuturesUnordered::new(), false);
+    while !ended || !writes.is_empty() {
+        let takes = !ended && writes.len() < most;
+        let wanted = if writes.is_empty() { 1 } else { MANY };
         tokio::select! {
             biased;
             Some(()) = writes.next(), if !writes.is_empty() => {}
-            count = incoming.recv_many(&mut batch, room), if takes => ended = count == 0,
+            batch = incoming.take(wanted, MOST), if takes => match batch {
+                Some(batch) => writes.push(write(batch)),
+                None => ended = true,
+            },
         }
     }
 }
@@ -44,8 +41,9 @@ mod tests {
     use std::cell::RefCell;
 
     use futures::FutureExt;
-    use tokio::sync::{Semaphore, mpsc};
+    use tokio::sync::Semaphore;
 
+    use super::super::outcomes::channel;
     use super::*;
 
     /// The batches that are begun, each written when there is a permit for it.
@@ -74,10 +72,10 @@ mod tests {
 
     #[tokio::test]
     async fn few_wait_for_the_batch_under_way_and_many_go_beside_it() {
-        let (writes, (sender, incoming)) = (Writes::new(), mpsc::unbounded_channel());
+        let (writes, (sender, incoming)) = (Writes::new(), channel());
         let mut all = Box::pin(write_all(incoming, 2, |batch| writes.write(batch)));
         let mut send = |range: std::ops::Range<usize>| {
-            range.for_each(|n| sender.send(n).unwrap());
+            range.for_each(|n| sender.send(n));
             assert!(all.as_mut().now_or_never().is_none());
             writes.sizes()
         };
@@ -96,11 +94,11 @@ mod tests {
 
     #[tokio::test]
     async fn where_there_is_one_writer_there_is_one_batch() {
-        let (writes, (sender, incoming)) = (Writes::new(), mpsc::unbounded_channel());
+        let (writes, (sender, incoming)) = (Writes::new(), channel());
         let mut all = Box::pin(write_all(incoming, 1, |batch| writes.write(batch)));
-        sender.send(0).unwrap();
+        sender.send(0);
         assert!(all.as_mut().now_or_never().is_none());
-        (1..=MOST + 1).for_each(|n| sender.send(n).unwrap());
+        (1..=MOST + 1).for_each(|n| sender.send(n));
         assert!(all.as_mut().now_or_never().is_none());
         assert_eq!(writes.sizes(), [1]);
         drop(sender);
