@@ -41,18 +41,21 @@ struct Lock {
 
 impl Anchor {
     /// Counts a read. Some of them take the lock, by the connection that `open` gives.
-    pub(super) fn count(&self, open: impl FnOnce() -> Option<Connection>) {
+    pub(super) fn count(
+        &self,
+        now: impl FnOnce() -> Instant,
+        open: impl FnOnce() -> Option<Connection>,
+    ) {
         if self.0.reads.fetch_add(1, Ordering::Relaxed) % READS == READS - 1 {
-            self.renew(open);
+            self.renew(now(), open);
         }
     }
 
-    fn renew(&self, open: impl FnOnce() -> Option<Connection>) {
+    fn renew(&self, now: Instant, open: impl FnOnce() -> Option<Connection>) {
         // Whoever has it does the same.
         let Ok(mut lock) = self.0.lock.try_lock() else {
             return;
         };
-        let now = Instant::now();
         let before = lock.at.replace(now);
         let without_pause = before.is_some_and(|before| now.duration_since(before) <= LULL);
         let Ok(runtime) = Handle::try_current() else {
@@ -66,8 +69,11 @@ impl Anchor {
             lock.connection = open();
         }
         lock.take();
-        if lock.is_held && !lock.is_watched {
-            lock.is_watched = true;
+        let unwatched = lock.is_held && !lock.is_watched;
+        lock.is_watched |= unwatched;
+        drop(lock);
+        if unwatched {
+            // A runtime that ends drops it at once, which takes the mutex.
             runtime.spawn(Watch(self.0.clone()).run());
         }
     }
@@ -163,7 +169,8 @@ mod tests {
         let writer = open(&file);
         writer.execute_batch("CREATE TABLE t (n)").unwrap();
         let anchor = Anchor::default();
-        let read = |count| (0..count).for_each(|_| anchor.count(|| Some(open(&file))));
+        let now = Instant::now();
+        let read = |count| (0..count).for_each(|_| anchor.count(|| now, || Some(open(&file))));
         let insert = || writer.execute("INSERT INTO t VALUES (1)", ()).unwrap();
         read(READS);
         insert();
@@ -187,11 +194,12 @@ mod tests {
         let writer = open(&file);
         writer.execute_batch("CREATE TABLE t (n)").unwrap();
         let anchor = Anchor::default();
+        let now = Instant::now();
         let hold = || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().unwrap();
             runtime.block_on(async {
-                (0..2 * READS).for_each(|_| anchor.count(|| Some(open(&file))));
+                (0..2 * READS).for_each(|_| anchor.count(|| now, || Some(open(&file))));
             });
             writer.execute("INSERT INTO t VALUES (1)", ()).unwrap();
             assert!(!folds(&writer));

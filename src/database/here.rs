@@ -103,7 +103,7 @@ impl Here {
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {
         let began = self.pace.begin()?;
         self.anchor
-            .count(|| self.open(OpenFlags::SQLITE_OPEN_READ_ONLY));
+            .count(Instant::now, || self.open(OpenFlags::SQLITE_OPEN_READ_ONLY));
         let kept = held(&self.readers).pop();
         let connection = match kept {
             Some(connection) => connection,

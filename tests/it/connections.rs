@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use larder::clock::Clock;
 use larder::database::{Database, DatabaseOptions, Tx, redact_url};
 use larder::{Cache, Error, Expiration};
@@ -29,7 +30,40 @@ fn refused_url() -> String {
     url
 }
 
+/// Asks for many items at once while its runtime drops it.
+struct AsksAtTheEnd(Cache);
+
+impl Drop for AsksAtTheEnd {
+    fn drop(&mut self) {
+        let keys: Vec<_> = (0..256).map(|n| n.to_string()).collect();
+        let gets = keys.iter().map(|key| self.0.get::<i32>(key));
+        let _ = futures::future::join_all(gets).now_or_never();
+    }
+}
+
 both_engines! {
+    async fn a_runtime_that_ends_while_somebody_reads_does_end_and_holds_up_no_other(db) {
+        let cache = db.cache().await;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (began, begins) = tokio::sync::oneshot::channel();
+        let asks = AsksAtTheEnd(cache.clone());
+        runtime.spawn(async move {
+            let _asks = asks;
+            began.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+        begins.await.unwrap();
+        let (ended, ends) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            ended.send(())
+        });
+        let deadline = Duration::from_secs(30);
+        tokio::time::timeout(deadline, ends).await.expect("it does not end").unwrap();
+        let get = tokio::time::timeout(deadline, cache.get::<i32>("key"));
+        assert_eq!(get.await.expect("nobody is answered").unwrap(), None);
+    }
+
     async fn a_call_that_gets_no_connection_ends_in_time_with_a_transient_error(db) {
         let timeout = Duration::from_millis(300);
         let database =
