@@ -126,6 +126,15 @@ impl Error {
         self.is_refusal() && !self.is_transient() && !self.has_code(&["57014"])
     }
 
+    /// Whether a row of its answer is no row of that kind, so that those of a part may be good.
+    pub(crate) fn is_of_its_answer(&self) -> bool {
+        let error = self.of_sqlx();
+        matches!(
+            error,
+            Some(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+        )
+    }
+
     /// Whether others were in its way, who may not be in that of a part: a serialisation failure, a deadlock, a lock that
     /// took too long to wait for.
     pub(crate) fn is_conflict(&self) -> bool {

@@ -102,7 +102,8 @@ impl<C: Call> Together<C> {
         let middle = part.start + part.len() / 2;
         let of_one = part.len() > 1 && error.is_of_its_contents();
         if !C::ORDERED {
-            return of_one.then_some(middle);
+            let reads_one = part.len() > 1 && error.is_of_its_answer();
+            return (of_one || reads_one).then_some(middle);
         }
         if !error.is_of_its_contents() && !error.is_conflict() {
             return None;

@@ -408,6 +408,33 @@ both_engines! {
     }
 }
 
+// SQLite's alone: PostgreSQL takes no text that is none.
+#[tokio::test]
+async fn an_item_whose_text_is_none_fails_alone() {
+    let db = TestDatabase::sqlite().await;
+    // By a pool, whose rows are read with others'.
+    let url = format!("{}?mode=rwc", db.url);
+    let cache = Cache::connect(&url).await.unwrap();
+    for caller in 0..64 {
+        let key = format!("key {caller}");
+        cache
+            .set_with(&key, &caller, Expiration::Never)
+            .await
+            .unwrap();
+    }
+    db.execute("UPDATE {}cached_item SET value = CAST(x'22ff22' AS TEXT) WHERE key = 'key 40'")
+        .await;
+    let got = together(&cache, async |cache, caller| {
+        cache.get::<usize>(&format!("key {caller}")).await
+    });
+    for (caller, answer) in got.await.into_iter().enumerate() {
+        match answer {
+            Err(error) => assert_eq!(caller, 40, "{error}"),
+            Ok(value) => assert_eq!(value, Some(caller)),
+        }
+    }
+}
+
 /// A database in memory is SQLite's alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_memory_everybody_is_answered_too() {
