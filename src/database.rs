@@ -11,10 +11,15 @@ mod bulk;
 #[cfg(feature = "worker")]
 mod changes;
 mod connect;
+mod flush;
+mod fold;
 mod here;
 #[cfg(feature = "worker")]
 mod kept;
+mod lock;
+mod log;
 mod migrate;
+mod pace;
 mod redact;
 #[cfg(feature = "worker")]
 mod replan;
@@ -36,10 +41,8 @@ use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool}
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use alone::Alone;
-#[cfg(feature = "worker")]
-pub(crate) use bulk::Parameter;
 pub use connect::DatabaseOptions;
-pub(crate) use here::{Bind, HereRow};
+pub(crate) use here::{Bind, HereRow, Parameter, Written};
 #[cfg(feature = "worker")]
 pub(crate) use kept::Kept;
 pub use migrate::{MigrationStatus, SchemaPolicy};
@@ -192,7 +195,10 @@ impl Transaction {
     /// As [`Transaction::commit`].
     pub(crate) async fn commit_quietly(self) -> Result<()> {
         match self.inner {
-            OwnedTransaction::Sqlite(tx, _turn) => tx.commit().await?,
+            OwnedTransaction::Sqlite(tx, _turn) => {
+                tx.commit().await?;
+                self.database.have_log_looked_at();
+            }
             OwnedTransaction::Postgres(tx) => tx.commit().await?,
         }
         Ok(())
@@ -250,6 +256,8 @@ enum Loan {
     Sqlite {
         connection: PoolConnection<Sqlite>,
         _turn: Option<Turn>,
+        /// Who folds what it writes.
+        fold: Option<fold::Fold>,
     },
     Postgres(PoolConnection<Postgres>),
 }
@@ -296,6 +304,12 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if self.patience.is_over() {
             self.give_up();
+        }
+        if let Loan::Sqlite {
+            fold: Some(fold), ..
+        } = &self.inner
+        {
+            fold.ask();
         }
     }
 }
@@ -409,13 +423,17 @@ impl Database {
             } => return self.clone(),
             Pool::Sqlite {
                 read, write, here, ..
-            } => Pool::Sqlite {
-                read: apart(read, connections),
-                write: apart(write, 1),
-                in_memory: false,
-                turn: Some(Arc::default()),
-                here: here.as_ref().map(|here| Arc::new(here.apart())),
-            },
+            } => {
+                let turn = Arc::default();
+                let here = here.as_ref();
+                Pool::Sqlite {
+                    read: apart(read, connections),
+                    write: apart(write, 1),
+                    in_memory: false,
+                    here: here.map(|here| Arc::new(here.apart(Arc::clone(&turn)))),
+                    turn: Some(turn),
+                }
+            }
             Pool::Postgres(pool) => Pool::Postgres(apart(pool, connections)),
         };
         self.over(pool)
@@ -445,7 +463,7 @@ impl Database {
             } => {
                 // One that reads only cannot fold the log: it must not be the last.
                 if let Some(here) = here {
-                    here.close();
+                    here.close().await;
                 }
                 read.close().await;
                 write.close().await;
@@ -478,6 +496,7 @@ impl Database {
             Pool::Sqlite { read, .. } => Loan::Sqlite {
                 connection: read.acquire().await?,
                 _turn: None,
+                fold: None,
             },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
         }
@@ -495,6 +514,7 @@ impl Database {
             Pool::Sqlite { write, .. } => Loan::Sqlite {
                 connection: write.acquire().await?,
                 _turn: turn,
+                fold: self.shared_here().map(|here| here.fold.clone()),
             },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
         }

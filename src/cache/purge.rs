@@ -18,6 +18,8 @@ const MOST_BATCH: usize = 5_000;
 const ONE_WRITER: Duration = Duration::from_millis(3);
 /// The pause after a batch. Timers are late by up to a millisecond, and 2 ms are enough.
 const PAUSE: Duration = Duration::from_millis(1);
+/// So many after a batch, where the log is longer than the disk has taken.
+const MOST_PAUSES: usize = 2;
 /// On PostgreSQL a batch holds up those alone who want its very rows.
 const MANY_WRITERS: Duration = Duration::from_millis(10);
 /// So many expired rows are listed at once, some 8 bytes each.
@@ -147,11 +149,23 @@ impl<'a> Purge<'a> {
                     return Ok(deleted);
                 }
                 size = fitted(ONE_WRITER, size, took);
-                if batches.is_multiple_of(FOLD) {
+                if self.cache.database().have_log_looked_at() {
+                    self.pause().await;
+                } else if batches.is_multiple_of(FOLD) {
                     database.fold_log().await?;
                 } else {
                     tokio::time::sleep(PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Lets others write, and the disk take what was written.
+    async fn pause(&self) {
+        for _ in 0..MOST_PAUSES {
+            tokio::time::sleep(PAUSE).await;
+            if !self.cache.database().is_log_behind() {
+                return;
             }
         }
     }

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::here::{Bind, HereRow, held};
-use super::{Database, Pool, Sql};
+use super::fold::Fold;
+use super::here::{Bind, HereRow, Parameter, borrowed, held};
+use super::{Database, Pool, Sql, log};
 use crate::error::Result;
-
-/// A parameter's name, and what it stands for.
-pub(crate) type Parameter = (&'static str, Box<dyn Bind + Send>);
 
 /// The connection for such statements: one, for another would forget its pages at each write of this one.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +37,11 @@ impl Bulk {
         &self,
         file: &Path,
         busy_timeout: Duration,
+        fold: &Fold,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Option<T> {
         let mut state = held(&self.0);
-        if state.closed {
+        if state.closed || fold.is_too_long() {
             return None;
         }
         let connection = match state.connection.take() {
@@ -50,6 +49,7 @@ impl Bulk {
             None => open(file, busy_timeout).ok()?,
         };
         let done = work(&connection).ok();
+        fold.wrote(log::written());
         if done.is_some() {
             state.connection = Some(connection);
         }
@@ -62,6 +62,7 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(busy_timeout)?;
     connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON")?;
+    log::count(&connection);
     Ok(connection)
 }
 
@@ -114,16 +115,13 @@ impl Database {
             return Ok(None);
         };
         let busy_timeout = write.options().get_acquire_timeout();
-        let (file, bulk) = here.bulk();
+        let (file, bulk, fold) = here.bulk();
         let (text, parameters) = (self.statement(statement), parameters());
         let turn = self.turn().await?;
         let done = tokio::task::spawn_blocking(move || {
-            let done = bulk.with(&file, busy_timeout, |connection| {
+            let done = bulk.with(&file, busy_timeout, &fold, |connection| {
                 let mut statement = connection.prepare_cached(text.as_str())?;
-                let parameters: Vec<(&str, &dyn Bind)> = parameters
-                    .iter()
-                    .map(|(name, value)| (*name, &**value as &dyn Bind))
-                    .collect();
+                let parameters = borrowed(&parameters);
                 work(&mut statement, &parameters)
             });
             drop(turn);

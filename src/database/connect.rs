@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, PgPool, SqlitePool};
+use tokio::sync::Mutex as Turns;
 use url::Url;
 
+use super::fold::TOO_LONG;
 use super::here::Here;
 use super::migrate::SchemaPolicy;
 use super::redact::redact_url;
@@ -186,10 +188,15 @@ impl DatabaseOptions {
         if may_create {
             create_private(&file)?;
         }
-        let options = options
+        let turn = Arc::default();
+        let here = self.here(&file, &turn)?;
+        let mut options = options
             .create_if_missing(may_create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal);
+        if here.is_some() {
+            options = options.pragma("wal_autocheckpoint", TOO_LONG.to_string());
+        }
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -201,13 +208,13 @@ impl DatabaseOptions {
             read,
             write,
             in_memory: false,
-            turn: Some(Arc::default()),
-            here: self.here(&file)?,
+            turn: Some(turn),
+            here,
         })
     }
 
     /// Where no option of the URL asks for what only the pool's connections know of.
-    fn here(&self, file: &Path) -> Result<Option<Arc<Here>>> {
+    fn here(&self, file: &Path, turn: &Arc<Turns<()>>) -> Result<Option<Arc<Here>>> {
         if self.url.contains('?') {
             return Ok(None);
         }
@@ -218,7 +225,7 @@ impl DatabaseOptions {
                 file.display()
             ))
         })?;
-        Ok(Some(Arc::new(Here::new(file))))
+        Ok(Some(Arc::new(Here::new(file, turn.clone()))))
     }
 
     async fn open_postgres(&self) -> Result<PgPool> {

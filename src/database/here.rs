@@ -1,32 +1,37 @@
 //! SQLite on the caller's own thread.
 //!
 //! A statement on one item takes some microseconds; to hand it to another thread and back takes ten times as long. So
-//! what is small is done here, and never waits: a lock that somebody holds, a large value, a disk that is slow, and the
-//! folding of the write-ahead log into the file are left to the threads of the pools.
+//! what is small is done here, and never waits: a lock that somebody holds, a large value, and a disk that is slow are left
+//! to threads that may wait, and the folding of the write-ahead log into the file to one of its own.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 #[cfg(feature = "worker")]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 pub(crate) use rusqlite::ToSql as Bind;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use tokio::sync::Mutex as Turns;
 
 use super::anchor::Anchor;
 #[cfg(feature = "worker")]
 use super::bulk::Bulk;
+use super::fold::Fold;
+use super::pace::Pace;
 #[cfg(feature = "worker")]
 use super::watcher::Watcher;
-use super::{Database, Pool, Sql};
+use super::{Database, Pool, Sql, Turn, lock, log};
 
 /// Connections that are kept for the next who reads. More are open only while more threads read at once.
 const KEPT: usize = 8;
-/// Of so many writes, the last few go by the pool, whose connection folds the log into the file when it is long. One of
-/// them begins the log anew after that, which waits for the disk too.
-const ROUND: u64 = 256;
-const BY_THE_POOL: u64 = 3;
+/// A statement's parameter: its name, and what it stands for.
+pub(crate) type Parameter = (&'static str, Box<dyn Bind + Send>);
+
+/// Before a write while the log is longer than the disk has taken.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A row that is read here.
 pub(crate) trait HereRow:
@@ -51,14 +56,15 @@ pub(super) struct Here {
     /// Who watches for changes, and how many there were before.
     #[cfg(feature = "worker")]
     watcher: Mutex<(u64, Option<Watcher>)>,
-    writes: AtomicU64,
+    pub(super) fold: Fold,
     closed: AtomicBool,
     pace: Pace,
 }
 
 impl Here {
-    pub(super) fn new(file: PathBuf) -> Self {
+    pub(super) fn new(file: PathBuf, turn: Arc<Turns<()>>) -> Self {
         Self {
+            fold: Fold::new(file.clone(), turn),
             file,
             readers: Mutex::default(),
             anchor: Anchor::default(),
@@ -67,20 +73,18 @@ impl Here {
             bulk: Bulk::default(),
             #[cfg(feature = "worker")]
             watcher: Mutex::default(),
-            // A process that writes little folds the log of those before it.
-            writes: AtomicU64::new(ROUND - BY_THE_POOL),
             closed: AtomicBool::new(false),
             pace: Pace::new(),
         }
     }
 
     /// The same file with connections of its own.
-    pub(super) fn apart(&self) -> Self {
-        Self::new(self.file.clone())
+    pub(super) fn apart(&self, turn: Arc<Turns<()>>) -> Self {
+        Self::new(self.file.clone(), turn)
     }
 
     /// Gives up its connections, for good.
-    pub(super) fn close(&self) {
+    pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.anchor.close();
         #[cfg(feature = "worker")]
@@ -91,12 +95,13 @@ impl Here {
         let readers = std::mem::take(&mut *held(&self.readers));
         let writer = held(&self.writer).take();
         drop((readers, writer));
+        self.fold.close().await;
     }
 
-    /// The file, and the connection for statements on many rows.
+    /// The file, the connection for statements on many rows, and who folds what they write.
     #[cfg(feature = "worker")]
-    pub(super) fn bulk(&self) -> (PathBuf, Bulk) {
-        (self.file.clone(), self.bulk.clone())
+    pub(super) fn bulk(&self) -> (PathBuf, Bulk, Fold) {
+        (self.file.clone(), self.bulk.clone(), self.fold.clone())
     }
 
     /// What `work` gives on a connection that reads, or `None` where it is left to the pool.
@@ -120,25 +125,70 @@ impl Here {
         Some(row)
     }
 
-    /// Whether `work` was done on the connection that writes. The caller has the turn of this process's writers.
-    fn write(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> bool {
-        let count = self.writes.fetch_add(1, Ordering::Relaxed) % ROUND;
-        if count >= ROUND - BY_THE_POOL {
-            return false;
-        }
+    /// What came of `work` on the connection that writes. The caller has the turn of this process's writers.
+    fn write(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Written {
         let Some(began) = self.pace.begin() else {
-            return false;
+            return Written::ToWait;
         };
-        let mut writer = held(&self.writer);
-        if writer.is_none() {
-            *writer = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE);
+        if self.fold.is_too_long() {
+            return Written::NotHere;
         }
-        let Some(connection) = writer.as_ref() else {
+        if self.fold.is_behind() {
+            return Written::ToWait;
+        }
+        let Some(connection) = self.writer() else {
+            return Written::NotHere;
+        };
+        let written = work(&connection);
+        self.pace.end(began);
+        self.wrote(connection);
+        match written {
+            Ok(()) => Written::Here,
+            Err(error) if is_busy(&error) => Written::ToWait,
+            Err(_) => Written::NotHere,
+        }
+    }
+
+    /// Whether `work` was done, on a thread that may wait.
+    pub(super) fn write_patiently(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> bool {
+        if self.fold.is_too_long() {
+            return false;
+        }
+        if self.fold.is_behind() {
+            thread::sleep(PAUSE);
+        }
+        let Some(connection) = self.writer() else {
             return false;
         };
-        let done = work(connection);
-        self.pace.end(began);
+        let done = connection
+            .busy_handler(Some(lock::look_again_patiently))
+            .and_then(|()| work(&connection));
+        if connection.busy_handler(None).is_ok() {
+            self.wrote(connection);
+        }
         done.is_ok()
+    }
+
+    fn writer(&self) -> Option<Connection> {
+        let kept = held(&self.writer).take();
+        kept.or_else(|| {
+            let connection = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            log::count(&connection);
+            Some(connection)
+        })
+    }
+
+    /// Keeps the connection for the next who writes.
+    fn wrote(&self, connection: Connection) {
+        let mut writer = held(&self.writer);
+        if !self.closed.load(Ordering::SeqCst) {
+            *writer = Some(connection);
+        }
+        drop(writer);
+        self.fold.wrote(log::written());
     }
 
     /// Which version of the file there is, as a connection sees it that never writes.
@@ -170,6 +220,26 @@ impl Here {
     }
 }
 
+impl Drop for Here {
+    fn drop(&mut self) {
+        drop(self.fold.end());
+    }
+}
+
+/// What came of a write on the caller's thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    Here,
+    /// A thread that may wait is to do it.
+    ToWait,
+    /// It is left to a connection of the pool.
+    NotHere,
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
 /// A version of a file: what two watchers say of it has nothing in common.
 #[cfg(feature = "worker")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,58 +248,6 @@ pub(super) struct Version(u64, i64);
 /// Nothing panics while it is held.
 pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A disk that is slow must not hold up the runtime. A statement that takes a millisecond or more lays a debt of four times
-/// its time, which time pays off; beyond a debt of 400 ms the pool has the statements. So callers' threads wait for a disk,
-/// however slow it is, for about 100 ms at a stretch and a quarter of the time. One that was only kept waiting for a
-/// processor now and then stays far from that.
-#[derive(Debug)]
-struct Pace {
-    started: Instant,
-    /// When the debt is paid off.
-    paid_off_nanos: AtomicU64,
-}
-
-const SLOW: u64 = 1_000_000;
-const DEBT: u64 = 4;
-const MOST_DEBT: u64 = 400_000_000;
-
-impl Pace {
-    fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            paid_off_nanos: AtomicU64::new(0),
-        }
-    }
-
-    fn begin(&self) -> Option<u64> {
-        let now = nanos(self.started.elapsed());
-        self.has_room(now).then_some(now)
-    }
-
-    fn has_room(&self, now: u64) -> bool {
-        self.paid_off_nanos.load(Ordering::Relaxed) < now.saturating_add(MOST_DEBT)
-    }
-
-    fn end(&self, began: u64) {
-        self.took(began, nanos(self.started.elapsed()));
-    }
-
-    fn took(&self, began: u64, now: u64) {
-        let took = now.saturating_sub(began);
-        if took >= SLOW {
-            let before = self.paid_off_nanos.load(Ordering::Relaxed).max(now);
-            self.paid_off_nanos.store(
-                before.saturating_add(took.saturating_mul(DEBT)),
-                Ordering::Relaxed,
-            );
-        }
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Database {
@@ -260,15 +278,38 @@ impl Database {
         })
     }
 
-    /// Whether `statement` was carried out on this thread. The caller has the turn of this process's writers.
-    pub(crate) fn write_here(&self, statement: Sql, parameters: &[(&str, &dyn Bind)]) -> bool {
+    /// What came of `statement` on this thread. The caller has the turn of this process's writers.
+    pub(crate) fn write_here(&self, statement: Sql, parameters: &[(&str, &dyn Bind)]) -> Written {
         let text = self.statement(statement);
-        self.here().is_some_and(|here| {
+        self.here().map_or(Written::NotHere, |here| {
             here.write(|connection| {
                 let mut statement = connection.prepare_cached(text.as_str())?;
                 statement.execute(parameters).map(drop)
             })
         })
+    }
+
+    /// Whether `statement` was carried out on a thread that may wait, and the turn, which the caller has.
+    pub(crate) async fn write_patiently(
+        &self,
+        turn: Option<Turn>,
+        statement: Sql,
+        parameters: Vec<Parameter>,
+    ) -> (Option<Turn>, bool) {
+        let Some(here) = self.shared_here().cloned() else {
+            return (turn, false);
+        };
+        let text = self.statement(statement);
+        let done = tokio::task::spawn_blocking(move || {
+            let done = here.write_patiently(|connection| {
+                let mut statement = connection.prepare_cached(text.as_str())?;
+                let parameters = borrowed(&parameters);
+                statement.execute(&*parameters).map(drop)
+            });
+            (turn, done)
+        });
+        // A panic is not to be expected. The turn is gone with it, and the pool's connection takes one of its own.
+        done.await.unwrap_or((None, false))
     }
 
     /// Which version of the file there is. None where that cannot be told here.
@@ -283,26 +324,10 @@ impl Database {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slow_disk_has_a_quarter_of_the_time_and_a_quick_one_all_of_it() {
-        let (pace, mut now, mut waited) = (Pace::new(), 0, 0);
-        // Reads of 8 ms each, one after the other, for ten seconds; what goes by the pool takes as long.
-        while now < 10_000 * SLOW {
-            if pace.has_room(now) {
-                pace.took(now, now + 8 * SLOW);
-                waited += 8;
-            }
-            now += 8 * SLOW;
-        }
-        assert!((2_400..2_700).contains(&waited), "{waited} ms");
-        let pace = Pace::new();
-        for read in 0..100_000 {
-            assert!(pace.has_room(read * SLOW));
-            pace.took(read * SLOW, (read + 1) * SLOW - 1);
-        }
-    }
+/// As rusqlite takes them.
+pub(super) fn borrowed(parameters: &[Parameter]) -> Vec<(&str, &dyn Bind)> {
+    let parameters = parameters.iter();
+    parameters
+        .map(|(name, value)| (*name, &**value as &dyn Bind))
+        .collect()
 }

@@ -481,7 +481,7 @@ mod sqlite_file {
         let log = std::fs::metadata(db.path().join("test.db-wal"))
             .unwrap()
             .len();
-        assert!(log < 12 * 1024 * 1024, "{log} bytes");
+        assert!(log < 28 * 1024 * 1024, "{log} bytes");
         cache.database().close().await;
         assert!(!db.path().join("test.db-wal").exists());
     }
@@ -520,7 +520,7 @@ mod sqlite_file {
         let log = std::fs::metadata(db.path().join("test.db-wal"))
             .unwrap()
             .len();
-        assert!(log < 24 * 1024 * 1024, "{log} bytes");
+        assert!(log < 28 * 1024 * 1024, "{log} bytes");
     }
 
     #[tokio::test]
@@ -530,7 +530,7 @@ mod sqlite_file {
         for process in 0..16 {
             // Each counts its own writes, and ends without a word.
             let cache = db.cache().await;
-            for count in 0..20 {
+            for count in 0..50 {
                 let key = format!("key {process} {count}");
                 cache.set(&key, &"x".repeat(60_000)).await.unwrap();
             }
@@ -539,7 +539,7 @@ mod sqlite_file {
         let log = std::fs::metadata(db.path().join("test.db-wal"))
             .unwrap()
             .len();
-        assert!(log < 10 * 1024 * 1024, "{log} bytes");
+        assert!(log < 28 * 1024 * 1024, "{log} bytes");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::super::rows::{rows_of_keys, to_rows};
 use super::super::write::new_generation;
 use super::{Call, LARGE, Place};
 use crate::clock::Timestamp;
-use crate::database::{Connection, Database, JsonText, Sql, Turn, Tx, query};
+use crate::database::{Connection, Database, JsonText, Parameter, Sql, Turn, Tx, Written, query};
 use crate::error::{Error, Result};
 
 /// A write of one key's item.
@@ -66,12 +66,30 @@ impl Call for Write {
         lock: Duration,
     ) -> Result<Vec<bool>> {
         if let Hand::Turn(turn) = hand {
-            if set_here(place, calls) {
+            let mut written = set_here(place, calls);
+            if written == Written::ToWait
+                && let Some((statement, parameters)) = set_patiently(place, calls)
+            {
+                let database = &place.database;
+                let writes = database.write_patiently(turn.take(), statement, parameters);
+                let done;
+                (*turn, done) = writes.await;
+                written = if done {
+                    Written::Here
+                } else {
+                    Written::NotHere
+                };
+            }
+            if written == Written::Here {
                 // Whoever writes without end lets others go between.
                 tokio::task::coop::consume_budget().await;
                 return Ok(vec![true; calls.len()]);
             }
-            *hand = Hand::Connection(place.database.write_in(turn.take()).await?);
+            let turn = match turn.take() {
+                None => place.database.turn().await?,
+                turn => turn,
+            };
+            *hand = Hand::Connection(place.database.write_in(turn).await?);
         }
         let Hand::Connection(connection) = hand else {
             return Err(Error::transient("the turn to write was lost; try again"));
@@ -99,11 +117,11 @@ pub(in crate::cache) enum Hand {
 /// So many at once are written on the caller's own thread: what takes longer must not hold it up.
 const MOST_HERE: usize = 16;
 
-/// Whether `calls` were carried out on this thread.
-fn set_here(place: &Place, calls: &[Write]) -> bool {
+/// What came of `calls` on this thread.
+fn set_here(place: &Place, calls: &[Write]) -> Written {
     let bytes: usize = calls.iter().map(Call::bytes).sum();
     if calls.len() > MOST_HERE || bytes > LARGE {
-        return false;
+        return Written::ToWait;
     }
     let now = place.database.clock().now();
     let generation = new_generation();
@@ -131,7 +149,7 @@ fn set_here(place: &Place, calls: &[Write]) -> bool {
         );
     }
     let Some((rows, keeps)) = rows_of(calls) else {
-        return false;
+        return Written::NotHere;
     };
     place.database.write_here(
         Sql::CacheSetMany,
@@ -144,6 +162,20 @@ fn set_here(place: &Place, calls: &[Write]) -> bool {
             ("$6", &false),
         ],
     )
+}
+
+/// The same for a thread that may wait.
+fn set_patiently(place: &Place, calls: &[Write]) -> Option<(Sql, Vec<Parameter>)> {
+    let (rows, keeps) = rows_of(calls)?;
+    let parameters: Vec<Parameter> = vec![
+        ("$1", Box::new(place.namespace.to_string())),
+        ("$2", Box::new(rows)),
+        ("$3", Box::new(new_generation())),
+        ("$4", Box::new(place.database.clock().now())),
+        ("$5", Box::new(keeps)),
+        ("$6", Box::new(false)),
+    ];
+    Some((Sql::CacheSetMany, parameters))
 }
 
 /// The rows that are set, and whether they keep their deadlines.
