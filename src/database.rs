@@ -255,7 +255,7 @@ enum Loan {
     // In this order they are given back.
     Sqlite {
         connection: PoolConnection<Sqlite>,
-        _turn: Option<Turn>,
+        turn: Option<Turn>,
         /// Who folds what it writes.
         fold: Option<fold::Fold>,
     },
@@ -305,10 +305,23 @@ impl Drop for Connection {
         if self.patience.is_over() {
             self.give_up();
         }
-        if let Loan::Sqlite {
-            fold: Some(fold), ..
-        } = &self.inner
-        {
+        let Loan::Sqlite {
+            connection,
+            turn,
+            fold,
+        } = &mut self.inner
+        else {
+            return;
+        };
+        // A statement whose caller has gone may be waiting for a lock still: whoever has the turn next must not overtake it.
+        if let (Some(turn), Ok(runtime)) = (turn.take(), tokio::runtime::Handle::try_current()) {
+            let returned = connection.return_to_pool();
+            runtime.spawn(async move {
+                returned.await;
+                drop(turn);
+            });
+        }
+        if let Some(fold) = fold {
             fold.ask();
         }
     }
@@ -495,7 +508,7 @@ impl Database {
         Ok(match &self.inner.pool {
             Pool::Sqlite { read, .. } => Loan::Sqlite {
                 connection: read.acquire().await?,
-                _turn: None,
+                turn: None,
                 fold: None,
             },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
@@ -513,7 +526,7 @@ impl Database {
         Ok(match &self.inner.pool {
             Pool::Sqlite { write, .. } => Loan::Sqlite {
                 connection: write.acquire().await?,
-                _turn: turn,
+                turn,
                 fold: self.shared_here().map(|here| here.fold.clone()),
             },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),

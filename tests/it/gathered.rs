@@ -469,6 +469,22 @@ mod sqlite_file {
     }
 
     #[tokio::test]
+    async fn what_was_given_up_is_not_written_after_what_came_later() {
+        let db = TestDatabase::sqlite().await;
+        let cache = db.cache().await;
+        cache.set("key", &0).await.unwrap();
+        let mut other = SqliteConnection::connect(&db.url).await.unwrap();
+        let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        // It waits for the lock on a thread of its own by then, which goes on with it.
+        let waits = tokio::time::timeout(Duration::from_millis(200), cache.set("key", &1));
+        assert!(waits.await.is_err());
+        transaction.commit().await.unwrap();
+        cache.set("key", &2).await.unwrap();
+        cache.database().close().await;
+        assert_eq!(db.cache().await.get("key").await.unwrap(), Some(2));
+    }
+
+    #[tokio::test]
     async fn the_log_does_not_grow_without_end() {
         let db = TestDatabase::sqlite().await;
         let cache = db.cache().await;
