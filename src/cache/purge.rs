@@ -18,8 +18,6 @@ const MOST_BATCH: usize = 5_000;
 const ONE_WRITER: Duration = Duration::from_millis(3);
 /// The pause after a batch. Timers are late by up to a millisecond, and 2 ms are enough.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many after a batch, where the log is longer than the disk has taken.
-const MOST_PAUSES: usize = 2;
 /// On PostgreSQL a batch holds up those alone who want its very rows.
 const MANY_WRITERS: Duration = Duration::from_millis(10);
 /// So many expired rows are listed at once, some 8 bytes each.
@@ -114,10 +112,11 @@ impl<'a> Purge<'a> {
         let (mut deleted, mut batch, mut from) = (0, FIRST_BATCH, Timestamp::MIN);
         loop {
             let started = Instant::now();
-            let (count, last) = self.delete_batch(now, batch, from).await?;
+            let (found, count, last) = self.delete_batch(now, batch, from).await?;
             deleted += count;
             self.tell(deleted);
-            if count < batch as u64 {
+            // Of those that were found some may have been renewed since, or be kept by somebody's trigger.
+            if found < batch as u64 || count == 0 {
                 return Ok(deleted);
             }
             // What was deleted leaves entries in the index, which the next batch need not pass.
@@ -149,23 +148,12 @@ impl<'a> Purge<'a> {
                     return Ok(deleted);
                 }
                 size = fitted(ONE_WRITER, size, took);
-                if self.cache.database().have_log_looked_at() {
-                    self.pause().await;
-                } else if batches.is_multiple_of(FOLD) {
+                let is_folded_aside = self.cache.database().have_log_looked_at();
+                if !is_folded_aside && batches.is_multiple_of(FOLD) {
                     database.fold_log().await?;
                 } else {
                     tokio::time::sleep(PAUSE).await;
                 }
-            }
-        }
-    }
-
-    /// Lets others write, and the disk take what was written.
-    async fn pause(&self) {
-        for _ in 0..MOST_PAUSES {
-            tokio::time::sleep(PAUSE).await;
-            if !self.cache.database().is_log_behind() {
-                return;
             }
         }
     }
@@ -179,29 +167,42 @@ impl<'a> Purge<'a> {
     /// What computations left that came to nothing; in all namespaces, since nobody can see them.
     async fn delete_vacant(&self, now: Timestamp) -> Result<()> {
         let database = self.cache.database();
-        let mut connection = database.write().await?;
-        query!(
-            database,
-            connection.tx(),
-            execute,
-            Sql::CachePurgeVacant,
-            now
-        )
-        .map(drop)
+        let (target, pauses) = if database.has_many_writers() {
+            (MANY_WRITERS, false)
+        } else {
+            (ONE_WRITER, true)
+        };
+        let mut batch = FIRST_BATCH;
+        loop {
+            let mut connection = database.write().await?;
+            let started = Instant::now();
+            let most = i64::try_from(batch).unwrap_or(i64::MAX);
+            let mut tx = connection.tx();
+            let count = query!(database, tx, execute, Sql::CachePurgeVacant, now, most)?;
+            drop(connection);
+            if count < batch as u64 {
+                return Ok(());
+            }
+            batch = fitted(target, batch, started.elapsed());
+            if pauses {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 
-    /// Deletes up to `batch` items, and returns how many these were and the last of their deadlines.
+    /// Deletes items of up to `batch` that are found, and returns how many were found, how many of these it deleted, and the
+    /// last of their deadlines.
     async fn delete_batch(
         &self,
         now: Timestamp,
         batch: usize,
         from: Timestamp,
-    ) -> Result<(u64, Option<Timestamp>)> {
+    ) -> Result<(u64, u64, Option<Timestamp>)> {
         let database = self.cache.database();
         let batch = i64::try_from(batch).unwrap_or(i64::MAX);
         let mut connection = database.write().await?;
         let mut tx = connection.tx();
-        let (count, last, _): (i64, Option<Timestamp>, String) = query!(
+        let (found, count, last, _): (i64, i64, Option<Timestamp>, String) = query!(
             database,
             tx,
             fetch_one,
@@ -211,7 +212,8 @@ impl<'a> Purge<'a> {
             from,
             self.namespace()
         )?;
-        Ok((u64::try_from(count).unwrap_or(0), last))
+        let counted = |count| u64::try_from(count).unwrap_or(0);
+        Ok((counted(found), counted(count), last))
     }
 
     /// The one that is purged, where it is not all of them.

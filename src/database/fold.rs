@@ -250,11 +250,6 @@ impl Database {
         }
         here.is_some()
     }
-
-    /// Whether whoever writes much is to wait until what was written is folded.
-    pub(crate) fn is_log_behind(&self) -> bool {
-        self.shared_here().is_some_and(|here| here.fold.is_behind())
-    }
 }
 
 #[cfg(test)]

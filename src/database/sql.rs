@@ -584,13 +584,13 @@ statements! {
     // `IS TRUE` keeps PostgreSQL from reading all that is expired for each batch.
     // By place, since a deletion asks no index, and by partition, where another one has a row in that place. A purge that a
     // crash undoes is done again, so nobody waits for the disk.
-    CachePurge: concat!("{postgres:WITH batch AS MATERIALIZED (SELECT item.ctid AS place, item.tableoid AS part FROM {item} AS item \
+    CachePurge: concat!("{postgres:WITH batch AS MATERIALIZED (SELECT item.ctid AS place, item.tableoid AS part, item.expires_at FROM {item} AS item \
         WHERE item.expires_at <= $1 AND item.expires_at >= $3 AND NOT item.vacant \
         AND (CAST($4 AS text) IS NULL OR item.namespace || '' = $4) AND ", purgeable!("$1"),
         " ORDER BY item.expires_at LIMIT $2 {skip_locked}), \
         gone AS (DELETE FROM {item} AS item USING batch WHERE item.ctid = batch.place \
-        AND item.tableoid = batch.part AND (NOT {live:$1}) IS TRUE RETURNING item.expires_at) \
-        SELECT COUNT(*), MAX(gone.expires_at), set_config('synchronous_commit', 'off', TRUE) FROM gone}");
+        AND item.tableoid = batch.part AND (NOT {live:$1}) IS TRUE RETURNING 1) \
+        SELECT COUNT(*), (SELECT COUNT(*) FROM gone), MAX(batch.expires_at), set_config('synchronous_commit', 'off', TRUE) FROM batch}");
     // In a transaction of somebody's. The empty text keeps SQLite from the primary key: it would read and sort the namespace.
     CachePurgeNamespace: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
         WHERE item.expires_at <= $1 AND item.expires_at >= $4 AND NOT item.vacant \
@@ -608,7 +608,7 @@ statements! {
     LogFold: "{sqlite:PRAGMA wal_checkpoint(PASSIVE)}";
     CachePurgeVacant: concat!("WITH batch AS MATERIALIZED (SELECT item.namespace, item.key FROM {item} AS item \
         WHERE item.vacant AND (item.error_until IS NULL OR item.error_until <= $1) AND ", purgeable!("$1"),
-        " LIMIT 10000 {skip_locked}) \
+        " LIMIT $2 {skip_locked}) \
         DELETE FROM {item} AS item WHERE (item.namespace, item.key) IN (SELECT namespace, key FROM batch)");
     CacheCountExpired: "SELECT COUNT(*) FROM {item} AS item WHERE item.expires_at <= $1 AND NOT item.vacant";
     CacheStats: "SELECT COUNT(*), COUNT(*) FILTER (WHERE NOT {live:$2}), \

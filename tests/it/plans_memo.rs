@@ -70,7 +70,7 @@ const STATEMENTS: [Statement; 24] = [
         "CachePurgeNamespace",
         &[NOW, ("bigint", "100"), ("text", ""), NOW],
     ),
-    ("CachePurgeVacant", &[NOW]),
+    ("CachePurgeVacant", &[NOW, ("bigint", "100")]),
 ];
 
 /// So many items, each with a tag that ten share and built from the one before; one of a hundred is vacant.

@@ -32,6 +32,39 @@ both_engines! {
         assert_eq!(told.last(), Some(&2_500));
     }
 
+    async fn a_purge_goes_on_past_what_somebody_keeps(db) {
+        let cache = db.cache().await;
+        cache.set_many((0..1_200).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        let keeps = if db.is_sqlite() {
+            "CREATE TRIGGER keep BEFORE DELETE ON cached_item WHEN OLD.key = 'old:3' BEGIN SELECT RAISE(IGNORE); END"
+        } else {
+            "CREATE FUNCTION {}keep() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN IF OLD.key = 'old:3' THEN RETURN NULL; END IF; RETURN OLD; END $$; \
+             CREATE TRIGGER keep BEFORE DELETE ON {}cached_item FOR EACH ROW EXECUTE FUNCTION {}keep()"
+        };
+        db.execute(keeps).await;
+        assert_eq!(cache.purge().run().await.unwrap(), 1_199);
+        assert_eq!(cache.purge().run().await.unwrap(), 0);
+    }
+
+    async fn a_purge_takes_all_that_is_vacant(db) {
+        let cache = db.cache().await;
+        let (series, time, yes) = if db.is_sqlite() {
+            let series = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 12000)";
+            (series, "1795348800000", "1")
+        } else {
+            let series = "WITH n AS (SELECT generate_series(1, 12000) AS n)";
+            (series, "TIMESTAMPTZ '2026-11-22T12:00:00Z'", "TRUE")
+        };
+        db.execute(&format!(
+            "{series} INSERT INTO {{}}cached_item (namespace, key, value, generation, created_at, updated_at, expires_at, vacant) \
+             SELECT '', 'key ' || CAST(n AS text), 'null', n, {time}, {time}, {time}, {yes} FROM n"
+        ))
+        .await;
+        assert_eq!(cache.purge().run().await.unwrap(), 0, "nobody sees them");
+        assert_eq!(db.execute("DELETE FROM {}cached_item").await, 0);
+    }
+
     async fn whoever_waits_to_write_has_their_turn_between_batches(db) {
         let cache = db.cache().await;
         cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
