@@ -34,24 +34,36 @@ mod tests {
     use rusqlite::Connection;
 
     use super::super::Database;
-    use super::super::here::Written;
+    use super::super::here::{Parameter, Written};
     use super::super::sql::Sql;
+    use super::*;
+
+    #[test]
+    fn a_lock_is_looked_for_again_so_many_times_and_then_left() {
+        for (look, most) in [
+            (look_again as fn(i32) -> bool, BRIEFLY),
+            (look_again_patiently, PATIENTLY),
+        ] {
+            assert!((0..most).all(look));
+            assert!(!look(most));
+        }
+    }
 
     // SQLite alone has one writer.
     #[tokio::test]
-    async fn who_meets_a_lock_waits_on_another_thread_and_briefly() {
+    async fn who_meets_a_lock_is_left_to_a_thread_that_may_wait_and_then_to_the_pool() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("app.db");
         let url = format!("sqlite://{}", file.display());
         let database = Database::connect(&url).await.unwrap();
         let other = Connection::open(&file).unwrap();
-        let write = || database.write_here(Sql::CachePurgeVacant, &[("$1", &0)]);
+        let write = || database.write_here(Sql::CachePurgeVacant, &[("$1", &0), ("$2", &1)]);
         assert_eq!(write(), Written::Here);
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         assert_eq!(write(), Written::ToWait);
         let patiently = async || {
             let turn = database.turn().await.unwrap();
-            let parameters = vec![("$1", Box::new(0) as Box<_>)];
+            let parameters: Vec<Parameter> = vec![("$1", Box::new(0)), ("$2", Box::new(1))];
             database
                 .write_patiently(turn, Sql::CachePurgeVacant, parameters)
                 .await
