@@ -92,7 +92,14 @@ impl Database {
         parameters: impl FnOnce() -> Vec<Parameter>,
     ) -> Result<Option<usize>> {
         self.in_bulk(statement, parameters, |statement, parameters| {
-            statement.execute(parameters)
+            if statement.column_count() == 0 {
+                return statement.execute(parameters);
+            }
+            let (mut rows, mut count) = (statement.query(parameters)?, 0);
+            while rows.next()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
         })
         .await
     }
@@ -160,6 +167,11 @@ mod tests {
         assert_eq!(cache.get::<u32>("a").await.unwrap(), None);
         assert_eq!(deletes("no JSON").await, None);
         assert_eq!(deletes(r#"[["b"]]"#).await, Some(1), "it is opened anew");
+        cache.set("c", &1).await.unwrap();
+        let parameters =
+            || -> Vec<Parameter> { vec![("$1", Box::new("")), ("$2", Box::new(r#"[["c"]]"#))] };
+        let written = database.write_many(Sql::CacheDeleteMany, parameters).await;
+        assert_eq!(written.unwrap(), Some(1), "though it returns rows");
         database.close().await;
         assert_eq!(deletes(r#"[["b"]]"#).await, None, "it is closed for good");
         let memory = Database::connect("sqlite::memory:").await.unwrap();
