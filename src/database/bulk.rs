@@ -66,7 +66,8 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
 }
 
 impl Database {
-    /// The rows that `statement` writes and returns, or `None` where it is left to a connection of the pool.
+    /// The rows that `statement` writes and returns, or `None` where it is left to a connection of the pool. One that does
+    /// not decode is written all the same, and left out.
     ///
     /// # Errors
     /// Where it is not this caller's turn to write in time.
@@ -76,8 +77,11 @@ impl Database {
         parameters: impl FnOnce() -> Vec<Parameter>,
     ) -> Result<Option<Vec<T>>> {
         self.in_bulk(statement, parameters, |statement, parameters| {
-            let rows = statement.query_map(parameters, |row| T::try_from(row))?;
-            rows.collect()
+            let (mut rows, mut read) = (statement.query(parameters)?, Vec::new());
+            while let Some(row) = rows.next()? {
+                read.extend(T::try_from(row));
+            }
+            Ok(read)
         })
         .await
     }

@@ -292,17 +292,22 @@ impl Writer {
     }
 }
 
-/// Returns attempts to their queue, as not theirs to count, and says how many were the worker's still.
-pub(super) async fn give_back(
-    database: &Database,
-    worker: JobId,
-    attempts: &[Begun],
-) -> Result<u64> {
+/// Returns attempts that were never begun to their queue as if they had not been claimed, and says how many were the
+/// worker's still.
+pub(super) async fn unclaim(database: &Database, worker: JobId, attempts: &[Begun]) -> Result<u64> {
+    let batch = batch_of(&begun_rows(attempts))?;
+    let now = database.clock().now();
+    let mut connection = database.write().await?;
+    let mut tx = connection.tx();
+    query!(database, tx, execute, Sql::JobUnclaim, &batch, worker, now)
+}
+
+/// Returns attempts to their queue, as not theirs to count.
+async fn give_back(database: &Database, worker: JobId, attempts: &[Begun]) -> Result<()> {
     let mut transaction = database.begin_briefly().await?;
     let tx = Tx::from(&mut transaction);
-    let given_back = give_back_in(tx, database, worker, attempts).await?;
-    transaction.commit_quietly().await?;
-    Ok(given_back)
+    give_back_in(tx, database, worker, attempts).await?;
+    transaction.commit_quietly().await
 }
 
 async fn give_back_in(
@@ -310,11 +315,12 @@ async fn give_back_in(
     database: &Database,
     worker: JobId,
     attempts: &[Begun],
-) -> Result<u64> {
+) -> Result<()> {
     let batch = batch_of(&begun_rows(attempts))?;
     let now = database.clock().now();
     query!(database, tx, execute, Sql::AttemptKeep, &batch, worker, now)?;
-    query!(database, tx, execute, Sql::JobRelease, &batch, worker, now)
+    query!(database, tx, execute, Sql::JobRelease, &batch, worker, now)?;
+    Ok(())
 }
 
 /// The batch of attempts without an outcome.

@@ -19,6 +19,7 @@ use tower::Service;
 use super::context::Retry;
 use super::{Handlers, JobContext, JobError, Registered, memoized};
 use crate::clock::Clock;
+use crate::database::RowText;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome, Sender};
 use crate::queue::held::RunningAttempt;
@@ -76,11 +77,14 @@ impl Service<Task<Claimed>> for Dispatch {
 
 impl Dispatch {
     async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
-        let payload = std::mem::take(&mut claimed.payload);
-        let outcome = if claimed.slot.is_taken() {
-            self.run(&claimed, payload, worker).await
-        } else {
-            Outcome::Unbegun
+        let broken = RowText::Broken(String::new());
+        let outcome = match std::mem::replace(&mut claimed.payload, broken) {
+            _ if !claimed.slot.is_taken() => Outcome::Unbegun,
+            RowText::Text(payload) => self.run(&claimed, payload, worker).await,
+            RowText::Broken(_) => {
+                let error = JobError::abort("its payload is no text in UTF-8");
+                self.failed(&claimed, None, error)
+            }
         };
         let slot =
             (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
@@ -162,7 +166,7 @@ impl Dispatch {
             queue: claimed.queue.to_string(),
             attempt: claimed.attempt,
             max_attempts: claimed.max_attempts,
-            schedule: claimed.schedule.clone(),
+            schedule: claimed.schedule.clone().map(RowText::into_readable),
             tick: claimed.tick.map(Into::into),
             running: claimed.hold.running().clone(),
             stopping: self.stopping.clone(),

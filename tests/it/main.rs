@@ -36,6 +36,8 @@ mod away;
 #[cfg(feature = "worker")]
 mod blocking;
 #[cfg(feature = "worker")]
+mod broken_rows;
+#[cfg(feature = "worker")]
 mod calls;
 #[cfg(feature = "worker")]
 mod calls_refresh;
