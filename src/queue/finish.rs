@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Kept, Parameter, Sql, Tx, query};
 use crate::error::{Error, Result};
 
+use outcomes::Weighed;
 pub(crate) use outcomes::{Receiver, Sender, channel};
 
 /// The first and the longest wait while the database is away.
@@ -99,6 +100,22 @@ impl Finished {
     }
 }
 
+/// What a row has besides its result or error.
+const ROW_BYTES: usize = 128;
+
+impl Weighed for Finished {
+    fn bytes(&self) -> usize {
+        let text = match &self.outcome {
+            Outcome::Done { result } => result.len(),
+            Outcome::Retry { error, .. }
+            | Outcome::Dead { error }
+            | Outcome::Cancelled { error } => error.len(),
+            Outcome::Released | Outcome::Unbegun => 0,
+        };
+        ROW_BYTES + text
+    }
+}
+
 pub(crate) struct Finisher {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
@@ -132,10 +149,11 @@ struct Writer {
 
 impl Writer {
     async fn write(&self, batch: &[Finished]) {
+        let bytes = batch.iter().map(Weighed::bytes).sum();
         let mut away: Option<Duration> = None;
         loop {
             let write = self.try_write(batch);
-            let error = match self.database.answered(write).await {
+            let error = match self.database.answered_to(bytes, write).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
