@@ -117,6 +117,8 @@ struct State {
     ready: Vec<(String, Ready)>,
     next: Option<Timestamp>,
     looked_at: Option<Instant>,
+    /// How many are claimed at once: fewer after a claim that took too long, for nobody knows what payloads hold.
+    most: usize,
 }
 
 impl State {
@@ -150,6 +152,7 @@ impl Fetcher {
             ready: Vec::new(),
             next: None,
             looked_at: None,
+            most: BATCH,
         };
         let mut away: Option<Duration> = None;
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
@@ -194,6 +197,9 @@ impl Fetcher {
                     }
                 }
                 Err(error) => {
+                    if error.took_too_long() {
+                        state.most = (state.most / 2).max(1);
+                    }
                     let wait = away.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
                     if away.replace(wait).is_none() {
                         tracing::warn!(%error, "cannot fetch jobs, trying until the database answers");
@@ -322,6 +328,7 @@ impl Fetcher {
             hand_on(rows, queue, limited, life, &state.held);
             claimed_any |= claimed > 0;
             if claimed == wanted {
+                state.most = (state.most + state.most / 8 + 1).min(BATCH);
                 state.ready.push((name, ready));
             }
         }

@@ -157,17 +157,28 @@ impl Writer {
                 Ok(()) => break,
                 Err(error) => error,
             };
-            if !error.is_transient() {
+            if error.took_too_long() && batch.len() > 1 {
+                tracing::debug!(%error, outcomes = batch.len(), "outcomes took too long, writing them in two parts");
+                let (one, other) = batch.split_at(batch.len() / 2);
+                Box::pin(self.write(one)).await;
+                Box::pin(self.write(other)).await;
+                break;
+            }
+            if !error.is_transient() && !error.is_cut_short() {
                 // Refused for something that it holds: one by one, the rest must not suffer.
-                if let [finished] = batch {
-                    let refused = self.write_refused(finished, &error);
-                    if self.database.answered(refused).await.is_ok() {
-                        break;
-                    }
-                } else {
+                let [finished] = batch else {
                     for finished in batch {
                         Box::pin(self.write(std::slice::from_ref(finished))).await;
                     }
+                    break;
+                };
+                if matches!(finished.outcome, Outcome::Released | Outcome::Unbegun) {
+                    let (id, attempt) = (finished.id, finished.attempt);
+                    tracing::error!(job.id = %id, attempt, %error, "the job cannot be given back, and is left to be rescued");
+                    break;
+                }
+                let refused = self.write_refused(finished, &error);
+                if self.database.answered(refused).await.is_ok() {
                     break;
                 }
             }

@@ -66,6 +66,8 @@ mod limits;
 #[cfg(all(feature = "worker", unix))]
 mod memory_fleet;
 #[cfg(feature = "worker")]
+mod outcomes;
+#[cfg(feature = "worker")]
 mod pause;
 #[cfg(all(feature = "worker", unix))]
 mod pgbouncer;
