@@ -24,7 +24,7 @@ use crate::error::Result;
 const LOOK: Duration = Duration::from_millis(20);
 /// Jobs that are claimed in one statement.
 const BATCH: usize = 1_000;
-/// Attempts whose outcome is not written yet, besides those that run. Who claims faster than outcomes are written waits.
+/// Attempts that have ended and whose outcome is not written yet. Who claims faster than outcomes are written waits.
 const UNWRITTEN: usize = 10_000;
 /// Whatever is asked for, lost claims are looked for this often.
 const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
@@ -298,8 +298,8 @@ impl Fetcher {
             } else {
                 queue.slots.wanted(queue.claim_took, Instant::now())
             };
-            let unwritten = (concurrency + UNWRITTEN).saturating_sub(state.held.len());
-            let wanted = room.min(unwritten).min(BATCH);
+            let unwritten = UNWRITTEN.saturating_sub(state.held.outcomes());
+            let wanted = room.min(unwritten).min(state.most);
             if wanted == 0 {
                 blocked = true;
                 state.ready.push((name, ready));

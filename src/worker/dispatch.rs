@@ -86,6 +86,7 @@ impl Dispatch {
                 self.failed(&claimed, None, error)
             }
         };
+        claimed.hold.end();
         let slot =
             (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
         self.finished.send(Finished {
