@@ -14,6 +14,7 @@ use apalis_core::worker::context::WorkerContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 
 use super::context::Retry;
@@ -52,6 +53,17 @@ pub(super) struct Dispatch {
     pub(super) stopping: CancellationToken,
     /// Told when handlers that still run are to be given up.
     pub(super) give_up: CancellationToken,
+    /// Told when the worker is no more: its future was dropped.
+    pub(super) gone: CancellationToken,
+}
+
+/// How the handler's own task ended.
+enum Turn {
+    Ended(Result<String, JobError>),
+    /// Its turn came when the job was perhaps somebody else's.
+    Lost,
+    /// Its turn came when the job was cancelled.
+    Cancelled,
 }
 
 impl Service<Task<Claimed>> for Dispatch {
@@ -112,25 +124,32 @@ impl Dispatch {
                 let task = self.task(claimed, payload, worker);
                 let running = claimed.hold.running().clone();
                 let (pulse, life) = (self.pulse.clone(), claimed.life);
+                let (gone, cancelled) = (self.gone.clone(), running.cancellation.clone());
                 let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
                 // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
                 let begin = async move {
-                    if !pulse.holds(life, Moment::now()) {
-                        return None;
+                    if gone.is_cancelled() || !pulse.holds(life, Moment::now()) {
+                        return Turn::Lost;
                     }
-                    Some(attempt.await)
+                    if cancelled.is_cancelled() {
+                        return Turn::Cancelled;
+                    }
+                    Turn::Ended(attempt.await)
                 };
-                let mut handler = tokio::spawn(IN_HANDLER.scope((), begin));
+                let handler = tokio::spawn(IN_HANDLER.scope((), begin));
+                let mut handler = AbortOnDropHandle::new(handler);
                 tokio::select! {
                     biased;
                     ended = &mut handler => match ended {
                         // Somebody else may be at it already.
-                        Ok(None) => Outcome::Released,
-                        Ok(Some(Ok(result))) => {
+                        Ok(Turn::Lost) => Outcome::Released,
+                        // Its row says so too, and makes that of what was not begun.
+                        Ok(Turn::Cancelled) => Outcome::Unbegun,
+                        Ok(Turn::Ended(Ok(result))) => {
                             tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
                             Outcome::Done { result }
                         }
-                        Ok(Some(Err(error))) => self.failed(claimed, Some(registered), error),
+                        Ok(Turn::Ended(Err(error))) => self.failed(claimed, Some(registered), error),
                         Err(error) => self.failed(claimed, Some(registered), panicked(error)),
                     },
                     () = self.give_up.cancelled() => {

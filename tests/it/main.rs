@@ -34,6 +34,8 @@ mod attempts;
 #[cfg(feature = "worker")]
 mod away;
 #[cfg(feature = "worker")]
+mod begin;
+#[cfg(feature = "worker")]
 mod blocking;
 #[cfg(feature = "worker")]
 mod broken_rows;
@@ -49,6 +51,8 @@ mod control;
 mod cron_oracle;
 #[cfg(feature = "worker")]
 mod drain;
+#[cfg(feature = "worker")]
+mod dropped;
 #[cfg(feature = "worker")]
 mod enqueue;
 #[cfg(feature = "worker")]
