@@ -35,6 +35,7 @@ enum Kind {
     Corrupt,
     SchemaMismatch,
     Transient,
+    Unanswered,
     Database,
 }
 
@@ -60,6 +61,11 @@ impl Error {
 
     pub(crate) fn transient(message: impl Into<String>) -> Self {
         Self::new(Kind::Transient, message)
+    }
+
+    /// Of a server that did not answer in the time that it was given.
+    pub(crate) fn unanswered(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unanswered, message)
     }
 
     pub(crate) fn schema_mismatch(message: impl Into<String>) -> Self {
@@ -92,7 +98,7 @@ impl Error {
     /// Whether the same call may succeed later: the database is away, busy or restarting.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.kind == Kind::Transient
+        matches!(self.kind, Kind::Transient | Kind::Unanswered)
     }
 
     /// Whether the caller's input was refused: a key, a value, a deadline, a URL. Nothing was changed.
@@ -123,7 +129,18 @@ impl Error {
     /// Whether it refused for what it was given, so that a part of that may pass. A statement that somebody cancelled, or
     /// that took too long, is none.
     pub(crate) fn is_of_its_contents(&self) -> bool {
-        self.is_refusal() && !self.is_transient() && !self.has_code(&["57014"])
+        self.is_refusal() && !self.is_transient() && !self.is_cut_short()
+    }
+
+    /// Whether the server ended the statement before its end, by a timeout of its own or since somebody asked for that.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.has_code(&["57014"])
+    }
+
+    /// Whether it took longer than it may, so that a part of it may pass.
+    #[cfg(feature = "worker")]
+    pub(crate) fn took_too_long(&self) -> bool {
+        self.kind == Kind::Unanswered || self.is_cut_short()
     }
 
     /// Whether a row of its answer is no row of that kind, so that those of a part may be good.

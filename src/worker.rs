@@ -17,6 +17,7 @@ use apalis_core::task::extensions::Extensions;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use apalis_core::task::data::Data;
 pub use context::{JobContext, JobError};
@@ -297,7 +298,8 @@ impl Worker {
     /// `shutdown_timeout`, and returns the rest to their queue with the attempt given back.
     ///
     /// Handlers run on the caller's runtime, and the worker's own tasks on a thread of their own: handlers that block
-    /// every thread do not silence it. To drop this future is to end the worker as a crash does.
+    /// every thread do not silence it. To drop this future is to end the worker as a crash does: its handlers are dropped
+    /// where they wait, nothing more begins, and others rescue its jobs after `rescue_after`.
     ///
     /// # Errors
     /// Where the database fails at the start. Once it works, it waits for a database that is away.
@@ -326,10 +328,14 @@ impl Worker {
         };
         let (tell_signal, signalled) = oneshot::channel();
         let (tell_force, forced) = oneshot::channel();
-        let mut work = own.spawn(async move {
-            let running = Running::start(self, handlers).await?;
+        // Handlers are on the caller's runtime, which goes on.
+        let gone = CancellationToken::new();
+        let _told_when_dropped = gone.clone().drop_guard();
+        let work = own.spawn(async move {
+            let running = Running::start(self, handlers, gone).await?;
             running.until(came(signalled), came(forced)).await
         });
+        let mut work = AbortOnDropHandle::new(work);
         tokio::select! {
             ended = &mut work => return joined(ended),
             () = signal => {

@@ -66,7 +66,17 @@ impl Database {
     /// What `work` on this database gives, or a transient error where the server does not answer in time.
     #[cfg(feature = "worker")]
     pub(crate) async fn answered<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.answered_within(Duration::MAX, work).await
+        self.answered_to(0, work).await
+    }
+
+    /// [`Database::answered`] of work that sends so many bytes.
+    #[cfg(feature = "worker")]
+    pub(crate) async fn answered_to<T>(
+        &self,
+        bytes: usize,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        given(self.patience(bytes), work).await
     }
 
     /// [`Database::answered`] sooner, but no sooner than within `acquire_timeout`.
@@ -76,23 +86,31 @@ impl Database {
         limit: Duration,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let Some(patience) = self.patience(0) else {
-            return work.await;
-        };
-        let limit = limit.clamp(self.acquire_timeout(), patience);
-        let given_up = Arc::new(AtomicBool::new(false));
-        let mut work = pin!(GIVEN_UP.scope(given_up.clone(), work));
-        let done = within(limit, work.as_mut()).await;
-        if done.is_err() {
-            given_up.store(true, Ordering::Release);
-        }
-        done?
+        let limit = self
+            .patience(0)
+            .map(|patience| limit.clamp(self.acquire_timeout(), patience));
+        given(limit, work).await
     }
+}
+
+/// What `work` gives within `limit`, where it has one. The connections that it uses are closed after that.
+#[cfg(feature = "worker")]
+async fn given<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(limit) = limit else {
+        return work.await;
+    };
+    let given_up = Arc::new(AtomicBool::new(false));
+    let mut work = pin!(GIVEN_UP.scope(given_up.clone(), work));
+    let done = within(limit, work.as_mut()).await;
+    if done.is_err() {
+        given_up.store(true, Ordering::Release);
+    }
+    done?
 }
 
 async fn within<T>(limit: Duration, work: Pin<&mut impl Future<Output = T>>) -> Result<T> {
     tokio::time::timeout(limit, work).await.map_err(|_| {
-        Error::transient(format!(
+        Error::unanswered(format!(
             "the database did not answer within {} s",
             limit.as_secs_f64()
         ))

@@ -67,7 +67,8 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
 }
 
 impl Database {
-    /// The rows that `statement` writes and returns, or `None` where it is left to a connection of the pool.
+    /// The rows that `statement` writes and returns, or `None` where it is left to a connection of the pool. One that does
+    /// not decode is written all the same, and left out.
     ///
     /// # Errors
     /// Where it is not this caller's turn to write in time.
@@ -77,8 +78,11 @@ impl Database {
         parameters: impl FnOnce() -> Vec<Parameter>,
     ) -> Result<Option<Vec<T>>> {
         self.in_bulk(statement, parameters, |statement, parameters| {
-            let rows = statement.query_map(parameters, |row| T::try_from(row))?;
-            rows.collect()
+            let (mut rows, mut read) = (statement.query(parameters)?, Vec::new());
+            while let Some(row) = rows.next()? {
+                read.extend(T::try_from(row));
+            }
+            Ok(read)
         })
         .await
     }
@@ -93,7 +97,14 @@ impl Database {
         parameters: impl FnOnce() -> Vec<Parameter>,
     ) -> Result<Option<usize>> {
         self.in_bulk(statement, parameters, |statement, parameters| {
-            statement.execute(parameters)
+            if statement.column_count() == 0 {
+                return statement.execute(parameters);
+            }
+            let (mut rows, mut count) = (statement.query(parameters)?, 0);
+            while rows.next()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
         })
         .await
     }
@@ -158,6 +169,11 @@ mod tests {
         assert_eq!(cache.get::<u32>("a").await.unwrap(), None);
         assert_eq!(deletes("no JSON").await, None);
         assert_eq!(deletes(r#"[["b"]]"#).await, Some(1), "it is opened anew");
+        cache.set("c", &1).await.unwrap();
+        let parameters =
+            || -> Vec<Parameter> { vec![("$1", Box::new("")), ("$2", Box::new(r#"[["c"]]"#))] };
+        let written = database.write_many(Sql::CacheDeleteMany, parameters).await;
+        assert_eq!(written.unwrap(), Some(1), "though it returns rows");
         database.close().await;
         assert_eq!(deletes(r#"[["b"]]"#).await, None, "it is closed for good");
         let memory = Database::connect("sqlite::memory:").await.unwrap();

@@ -76,6 +76,84 @@ impl<'r> Decode<'r, Postgres> for JsonText {
     }
 }
 
+/// Text of a row that somebody else may have written. SQLite takes any bytes for text: what is no UTF-8 must not keep a
+/// worker from the rows that are read with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RowText {
+    Text(String),
+    /// As well as it can be read.
+    Broken(String),
+}
+
+impl RowText {
+    pub(crate) fn into_readable(self) -> String {
+        match self {
+            Self::Text(text) | Self::Broken(text) => text,
+        }
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Broken(String::from_utf8_lossy(bytes).into_owned()),
+        }
+    }
+}
+
+impl Type<Sqlite> for RowText {
+    fn type_info() -> SqliteTypeInfo {
+        <String as Type<Sqlite>>::type_info()
+    }
+    fn compatible(ty: &SqliteTypeInfo) -> bool {
+        <String as Type<Sqlite>>::compatible(ty)
+    }
+}
+
+impl<'r> Decode<'r, Sqlite> for RowText {
+    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self::of(<&[u8] as Decode<Sqlite>>::decode(value)?))
+    }
+}
+
+impl FromSql for RowText {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value {
+            ValueRef::Text(bytes) => Ok(Self::of(bytes)),
+            _ => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+impl Type<Postgres> for RowText {
+    fn type_info() -> PgTypeInfo {
+        <String as Type<Postgres>>::type_info()
+    }
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        <String as Type<Postgres>>::compatible(ty) || <JsonText as Type<Postgres>>::compatible(ty)
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for RowText {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self::of(value.as_bytes()?))
+    }
+}
+
+/// A row, or none where it does not decode: it is passed over, and those beside it are read.
+#[derive(Debug)]
+pub(crate) struct Readable<T>(Option<T>);
+
+impl<'r, R: sqlx::Row, T: sqlx::FromRow<'r, R>> sqlx::FromRow<'r, R> for Readable<T> {
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self(T::from_row(row).ok()))
+    }
+}
+
+/// Those of `rows` that decode.
+pub(crate) fn readable<T>(rows: Vec<Readable<T>>) -> Vec<T> {
+    rows.into_iter().filter_map(|row| row.0).collect()
+}
+
 /// A list of texts: an array on PostgreSQL, JSON on SQLite.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys<'k>(pub(crate) Vec<&'k str>);

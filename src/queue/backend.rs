@@ -25,6 +25,7 @@ use super::held::Hold;
 use super::pulse::Life;
 use super::slots::{PATIENCE, Slot};
 use crate::clock::Timestamp;
+use crate::database::RowText;
 
 /// A job that this worker has claimed, and the slot that it waits for and takes up until its handler has ended.
 #[derive(Debug)]
@@ -34,9 +35,9 @@ pub(crate) struct Claimed {
     pub(crate) queue: Arc<str>,
     pub(crate) attempt: i32,
     pub(crate) max_attempts: i32,
-    pub(crate) schedule: Option<String>,
+    pub(crate) schedule: Option<RowText>,
     pub(crate) tick: Option<Timestamp>,
-    pub(crate) payload: String,
+    pub(crate) payload: RowText,
     /// It runs within a limit of the fleet: its slot is free when its outcome is written, and there is room.
     pub(crate) limited: bool,
     pub(crate) hold: Hold,
@@ -194,7 +195,7 @@ mod tests {
                 max_attempts: 1,
                 schedule: None,
                 tick: None,
-                payload: "null".to_owned(),
+                payload: RowText::Text("null".to_owned()),
                 limited: false,
                 hold: held.hold(id, 1),
                 life,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::JobId;
 use super::held::{Attempt, Held};
-use crate::database::{Database, JsonText, Sql, query};
+use crate::database::{Database, JsonText, Readable, Sql, query, readable};
 use crate::error::{Error, Result};
 
 /// Whatever the heartbeat, cancellations that nobody told of are looked for this often.
@@ -58,7 +58,7 @@ impl Control {
 
     /// Tells the handlers of cancelled jobs. One that was claimed this very moment is found by the next look.
     async fn look(&self) -> Result<()> {
-        let attempts: Vec<Attempt> = {
+        let attempts: Vec<Readable<Attempt>> = {
             let mut connection = self.database.read().await?;
             let mut tx = connection.tx();
             query!(
@@ -69,7 +69,7 @@ impl Control {
                 self.worker
             )?
         };
-        for attempt in attempts {
+        for attempt in readable(attempts) {
             self.held.cancel(attempt);
         }
         Ok(())

@@ -15,14 +15,16 @@ use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
 use super::pulse::{Life, Moment, Pulse};
 use super::slots::Slots;
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Kept, Parameter, Sql, query};
+use crate::database::{
+    Database, JsonText, Kept, Parameter, Readable, RowText, Sql, query, readable,
+};
 use crate::error::Result;
 
 /// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
 const LOOK: Duration = Duration::from_millis(20);
 /// Jobs that are claimed in one statement.
 const BATCH: usize = 1_000;
-/// Attempts whose outcome is not written yet, besides those that run. Who claims faster than outcomes are written waits.
+/// Attempts that have ended and whose outcome is not written yet. Who claims faster than outcomes are written waits.
 const UNWRITTEN: usize = 10_000;
 /// Whatever is asked for, lost claims are looked for this often.
 const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
@@ -68,11 +70,11 @@ pub(crate) type Row = (
     String,
     i32,
     i32,
-    Option<String>,
+    Option<RowText>,
     Option<Timestamp>,
     i16,
     Timestamp,
-    JsonText,
+    RowText,
     Timestamp,
 );
 
@@ -115,6 +117,8 @@ struct State {
     ready: Vec<(String, Ready)>,
     next: Option<Timestamp>,
     looked_at: Option<Instant>,
+    /// How many are claimed at once: fewer after a claim that took too long, for nobody knows what payloads hold.
+    most: usize,
 }
 
 impl State {
@@ -148,6 +152,7 @@ impl Fetcher {
             ready: Vec::new(),
             next: None,
             looked_at: None,
+            most: BATCH,
         };
         let mut away: Option<Duration> = None;
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
@@ -192,6 +197,9 @@ impl Fetcher {
                     }
                 }
                 Err(error) => {
+                    if error.took_too_long() {
+                        state.most = (state.most / 2).max(1);
+                    }
                     let wait = away.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
                     if away.replace(wait).is_none() {
                         tracing::warn!(%error, "cannot fetch jobs, trying until the database answers");
@@ -290,8 +298,8 @@ impl Fetcher {
             } else {
                 queue.slots.wanted(queue.claim_took, Instant::now())
             };
-            let unwritten = (concurrency + UNWRITTEN).saturating_sub(state.held.len());
-            let wanted = room.min(unwritten).min(BATCH);
+            let unwritten = UNWRITTEN.saturating_sub(state.held.outcomes());
+            let wanted = room.min(unwritten).min(state.most);
             if wanted == 0 {
                 blocked = true;
                 state.ready.push((name, ready));
@@ -320,6 +328,7 @@ impl Fetcher {
             hand_on(rows, queue, limited, life, &state.held);
             claimed_any |= claimed > 0;
             if claimed == wanted {
+                state.most = (state.most + state.most / 8 + 1).min(BATCH);
                 state.ready.push((name, ready));
             }
         }
@@ -355,14 +364,14 @@ impl Fetcher {
         let mut tx = connection.tx();
         let (next,): (Option<Timestamp>,) =
             query!(self.database, tx, fetch_one, Sql::JobNextWaiting)?;
-        let rows: Vec<(String, bool)> =
+        let rows: Vec<Readable<(String, bool)>> =
             query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
         let took = began.elapsed();
         if self.database.replan_if_slow(connection, took).await.is_ok() {
             connections.keep(lent, Instant::now());
         }
         let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
-        for (queue, keyed) in rows {
+        for (queue, keyed) in readable(rows) {
             let ready = queues.entry(queue).or_default();
             ready.keyed |= keyed;
             ready.plain |= !keyed;
@@ -377,25 +386,30 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Gives back the jobs that are this worker's by their row, and of which it knows nothing.
+    /// Gives back the jobs that are this worker's by their row, and of which it knows nothing: whatever it begins it holds
+    /// until the outcome is written, so that it began none of them. What ended since they were read is not theirs any more.
     async fn audit(&self, held: &Held) -> Result<()> {
         let mut connection = self.database.read().await?;
         let mut tx = connection.tx();
-        let rows: Vec<Begun> = query!(self.database, tx, fetch_all, Sql::JobHeld, self.worker)?;
+        let rows: Vec<Readable<Begun>> =
+            query!(self.database, tx, fetch_all, Sql::JobHeld, self.worker)?;
         drop(connection);
-        let lost: Vec<_> = rows
+        let lost: Vec<_> = readable(rows)
             .into_iter()
             .filter(|(id, attempt, _)| !held.contains(*id, *attempt))
             .collect();
         if lost.is_empty() {
             return Ok(());
         }
-        let given_back = finish::give_back(&self.database, self.worker, &lost).await?;
-        if given_back > 0 {
-            tracing::warn!(
+        match finish::unclaim(&self.database, self.worker, &lost).await {
+            Ok(0) => {}
+            Ok(given_back) => tracing::warn!(
                 jobs = given_back,
                 "gave back jobs whose claim was lost with its connection"
-            );
+            ),
+            Err(error) if error.is_transient() || error.took_too_long() => return Err(error),
+            // Others are not to wait for what is refused for good.
+            Err(error) => tracing::error!(%error, "cannot give back jobs whose claim was lost"),
         }
         Ok(())
     }
@@ -438,7 +452,7 @@ impl Fetcher {
         let connection = &mut lent.connection;
         let began = Instant::now();
         let mut tx = connection.tx();
-        let rows = query!(
+        let rows: Vec<Readable<Row>> = query!(
             self.database,
             tx,
             fetch_all,
@@ -454,7 +468,7 @@ impl Fetcher {
         if self.database.replan_if_slow(connection, took).await.is_ok() {
             connections.keep(lent, Instant::now());
         }
-        Ok(rows)
+        Ok(readable(rows))
     }
 
     async fn claim_limited(
@@ -500,7 +514,7 @@ fn hand_on(mut rows: Vec<Row>, queue: &Served, limited: bool, life: Life, held: 
             max_attempts,
             schedule,
             tick,
-            payload: payload.0,
+            payload,
             limited,
             hold: held.hold(id, attempt),
             life,

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::database::{Database, JsonText, Kept, Parameter, Sql, Tx, query};
 use crate::error::{Error, Result};
 
+use outcomes::Weighed;
 pub(crate) use outcomes::{Receiver, Sender, channel};
 
 /// The first and the longest wait while the database is away.
@@ -99,6 +100,22 @@ impl Finished {
     }
 }
 
+/// What a row has besides its result or error.
+const ROW_BYTES: usize = 128;
+
+impl Weighed for Finished {
+    fn bytes(&self) -> usize {
+        let text = match &self.outcome {
+            Outcome::Done { result } => result.len(),
+            Outcome::Retry { error, .. }
+            | Outcome::Dead { error }
+            | Outcome::Cancelled { error } => error.len(),
+            Outcome::Released | Outcome::Unbegun => 0,
+        };
+        ROW_BYTES + text
+    }
+}
+
 pub(crate) struct Finisher {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
@@ -132,24 +149,36 @@ struct Writer {
 
 impl Writer {
     async fn write(&self, batch: &[Finished]) {
+        let bytes = batch.iter().map(Weighed::bytes).sum();
         let mut away: Option<Duration> = None;
         loop {
             let write = self.try_write(batch);
-            let error = match self.database.answered(write).await {
+            let error = match self.database.answered_to(bytes, write).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
-            if !error.is_transient() {
+            if error.took_too_long() && batch.len() > 1 {
+                tracing::debug!(%error, outcomes = batch.len(), "outcomes took too long, writing them in two parts");
+                let (one, other) = batch.split_at(batch.len() / 2);
+                Box::pin(self.write(one)).await;
+                Box::pin(self.write(other)).await;
+                break;
+            }
+            if !error.is_transient() && !error.is_cut_short() {
                 // Refused for something that it holds: one by one, the rest must not suffer.
-                if let [finished] = batch {
-                    let refused = self.write_refused(finished, &error);
-                    if self.database.answered(refused).await.is_ok() {
-                        break;
-                    }
-                } else {
+                let [finished] = batch else {
                     for finished in batch {
                         Box::pin(self.write(std::slice::from_ref(finished))).await;
                     }
+                    break;
+                };
+                if matches!(finished.outcome, Outcome::Released | Outcome::Unbegun) {
+                    let (id, attempt) = (finished.id, finished.attempt);
+                    tracing::error!(job.id = %id, attempt, %error, "the job cannot be given back, and is left to be rescued");
+                    break;
+                }
+                let refused = self.write_refused(finished, &error);
+                if self.database.answered(refused).await.is_ok() {
                     break;
                 }
             }
@@ -292,17 +321,22 @@ impl Writer {
     }
 }
 
-/// Returns attempts to their queue, as not theirs to count, and says how many were the worker's still.
-pub(super) async fn give_back(
-    database: &Database,
-    worker: JobId,
-    attempts: &[Begun],
-) -> Result<u64> {
+/// Returns attempts that were never begun to their queue as if they had not been claimed, and says how many were the
+/// worker's still.
+pub(super) async fn unclaim(database: &Database, worker: JobId, attempts: &[Begun]) -> Result<u64> {
+    let batch = batch_of(&begun_rows(attempts))?;
+    let now = database.clock().now();
+    let mut connection = database.write().await?;
+    let mut tx = connection.tx();
+    query!(database, tx, execute, Sql::JobUnclaim, &batch, worker, now)
+}
+
+/// Returns attempts to their queue, as not theirs to count.
+async fn give_back(database: &Database, worker: JobId, attempts: &[Begun]) -> Result<()> {
     let mut transaction = database.begin_briefly().await?;
     let tx = Tx::from(&mut transaction);
-    let given_back = give_back_in(tx, database, worker, attempts).await?;
-    transaction.commit_quietly().await?;
-    Ok(given_back)
+    give_back_in(tx, database, worker, attempts).await?;
+    transaction.commit_quietly().await
 }
 
 async fn give_back_in(
@@ -310,11 +344,12 @@ async fn give_back_in(
     database: &Database,
     worker: JobId,
     attempts: &[Begun],
-) -> Result<u64> {
+) -> Result<()> {
     let batch = batch_of(&begun_rows(attempts))?;
     let now = database.clock().now();
     query!(database, tx, execute, Sql::AttemptKeep, &batch, worker, now)?;
-    query!(database, tx, execute, Sql::JobRelease, &batch, worker, now)
+    query!(database, tx, execute, Sql::JobRelease, &batch, worker, now)?;
+    Ok(())
 }
 
 /// The batch of attempts without an outcome.

@@ -6,6 +6,7 @@
 //! long its result is to be remembered.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,6 +23,8 @@ pub(crate) type Attempt = (JobId, i32);
 pub(crate) struct Held {
     attempts: Arc<Mutex<HashMap<Attempt, Arc<RunningAttempt>>>>,
     reported: Arc<Notify>,
+    /// Of these, those that have ended.
+    ended: Arc<AtomicUsize>,
 }
 
 /// One of them, until it is dropped.
@@ -30,6 +33,7 @@ pub(crate) struct Hold {
     held: Held,
     attempt: Attempt,
     running: Arc<RunningAttempt>,
+    ended: bool,
 }
 
 /// What passes between an attempt's handler and the worker.
@@ -62,6 +66,7 @@ impl Held {
             held: self.clone(),
             attempt,
             running,
+            ended: false,
         }
     }
 
@@ -70,11 +75,12 @@ impl Held {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.lock().is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lock().len()
+    /// How many have ended, and their outcome is not written.
+    pub(super) fn outcomes(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Tells a handler that its job is to be cancelled. Whether there is such an attempt.
@@ -124,10 +130,20 @@ impl Hold {
     pub(crate) fn running(&self) -> &Arc<RunningAttempt> {
         &self.running
     }
+
+    /// The attempt has an outcome, which is to be written.
+    pub(crate) fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.held.ended.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if self.ended {
+            self.held.ended.fetch_sub(1, Ordering::Relaxed);
+        }
         // One that was given back may have been claimed again under its number.
         let mut attempts = self.held.lock();
         if let Some(running) = attempts.get(&self.attempt)

@@ -8,7 +8,7 @@ use super::fetch::Row;
 use super::plan::{Claims, Head, Running, Urgency, plan};
 use super::rate::{Rate, Starts};
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, Tx, query};
+use crate::database::{Database, JsonText, Readable, Sql, Tx, query, readable};
 use crate::error::Result;
 
 /// Keys that are read at once.
@@ -197,9 +197,10 @@ impl LimitedClaim<'_> {
     }
 
     async fn running(&self, tx: &mut Tx<'_>) -> Result<Running> {
-        let rows: Vec<(Option<String>, i64, Option<i32>)> =
+        type CountRow = (Option<String>, i64, Option<i32>);
+        let rows: Vec<Readable<CountRow>> =
             query!(self.database, tx, fetch_all, Sql::JobRunning, self.queue)?;
-        Ok(Running::new(rows))
+        Ok(Running::new(readable(rows)))
     }
 
     /// The most urgent jobs without a key.
@@ -238,7 +239,7 @@ impl LimitedClaim<'_> {
         let (mut heads, mut with_room): (HashMap<String, Head>, usize) = (HashMap::new(), 0);
         let (mut after, mut around) = (self.turn.to_owned(), self.turn.is_empty());
         loop {
-            let rows: Vec<KeyRow> = query!(
+            let rows: Vec<Readable<KeyRow>> = query!(
                 self.database,
                 tx,
                 fetch_all,
@@ -248,7 +249,10 @@ impl LimitedClaim<'_> {
                 &after,
                 i64::try_from(KEYS).unwrap_or(i64::MAX)
             )?;
-            let is_last = rows.len() < KEYS;
+            let is_full = rows.len() >= KEYS;
+            let rows = readable(rows);
+            // Beyond keys of which none can be read there is no going on.
+            let is_last = !is_full || rows.is_empty();
             let last = rows.iter().map(|row| &row.0).max().cloned();
             for (key, id, max_running, priority, run_at) in rows {
                 let (Some(id), Some(max_running), Some(priority), Some(run_at)) =
@@ -284,7 +288,7 @@ impl LimitedClaim<'_> {
         let mut rows: Vec<Row> = Vec::new();
         if claims.plain > 0 {
             let most = i64::try_from(claims.plain).unwrap_or(i64::MAX);
-            let claimed: Vec<Row> = query!(
+            let claimed: Vec<Readable<Row>> = query!(
                 self.database,
                 tx,
                 fetch_all,
@@ -295,12 +299,12 @@ impl LimitedClaim<'_> {
                 self.worker,
                 now
             )?;
-            rows.extend(claimed);
+            rows.extend(readable(claimed));
         }
         if !claims.heads.is_empty() {
             let ids: Vec<[JobId; 1]> = claims.heads.iter().map(|id| [*id]).collect();
             let ids = JsonText(serde_json::json!(ids).to_string());
-            let claimed: Vec<Row> = query!(
+            let claimed: Vec<Readable<Row>> = query!(
                 self.database,
                 tx,
                 fetch_all,
@@ -309,10 +313,10 @@ impl LimitedClaim<'_> {
                 self.worker,
                 now
             )?;
-            rows.extend(claimed);
+            rows.extend(readable(claimed));
         }
         for further in &claims.further {
-            let claimed: Vec<Row> = query!(
+            let claimed: Vec<Readable<Row>> = query!(
                 self.database,
                 tx,
                 fetch_all,
@@ -325,7 +329,7 @@ impl LimitedClaim<'_> {
                 self.worker,
                 now
             )?;
-            rows.extend(claimed);
+            rows.extend(readable(claimed));
         }
         Ok(rows)
     }

@@ -10,7 +10,7 @@ use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::JobId;
 use crate::clock::Timestamp;
-use crate::database::JsonText;
+use crate::database::RowText;
 use crate::error::{Error, Result};
 
 /// Where a job stands.
@@ -153,14 +153,20 @@ where
     i16: Decode<'r, R::Database> + Type<R::Database>,
     i32: Decode<'r, R::Database> + Type<R::Database>,
     Timestamp: Decode<'r, R::Database> + Type<R::Database>,
-    JsonText: Decode<'r, R::Database> + Type<R::Database>,
+    RowText: Decode<'r, R::Database> + Type<R::Database>,
     Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
     Option<JobId>: Decode<'r, R::Database> + Type<R::Database>,
-    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
     Option<Timestamp>: Decode<'r, R::Database> + Type<R::Database>,
-    Option<JsonText>: Decode<'r, R::Database> + Type<R::Database>,
+    Option<RowText>: Decode<'r, R::Database> + Type<R::Database>,
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        let text = |index: usize| -> Result<String, sqlx::Error> {
+            row.try_get::<RowText, _>(index).map(RowText::into_readable)
+        };
+        let maybe_text = |index: usize| -> Result<Option<String>, sqlx::Error> {
+            let text = row.try_get::<Option<RowText>, _>(index)?;
+            Ok(text.map(RowText::into_readable))
+        };
         let instant = |index: usize| -> Result<DateTime<Utc>, sqlx::Error> {
             row.try_get::<Timestamp, _>(index).map(Into::into)
         };
@@ -174,26 +180,23 @@ where
         };
         Ok(Self {
             id: row.try_get(0)?,
-            name: row.try_get(1)?,
-            queue: row.try_get(2)?,
+            name: text(1)?,
+            queue: text(2)?,
             status: row.try_get::<String, _>(3)?.parse().map_err(decode)?,
             priority: row.try_get(4)?,
             attempt: row.try_get(5)?,
             max_attempts: row.try_get(6)?,
-            unique_key: row.try_get(7)?,
-            schedule: row.try_get(8)?,
+            unique_key: maybe_text(7)?,
+            schedule: maybe_text(8)?,
             tick: maybe(9)?,
             run_at: instant(10)?,
             created_at: instant(11)?,
             started_at: maybe(12)?,
             finished_at: maybe(13)?,
             worker: row.try_get(14)?,
-            error: row.try_get(15)?,
-            payload: raw(row.try_get(16)?)?,
-            result: row
-                .try_get::<Option<JsonText>, _>(17)?
-                .map(raw)
-                .transpose()?,
+            error: maybe_text(15)?,
+            payload: raw(text(16)?)?,
+            result: maybe_text(17)?.map(raw).transpose()?,
             cancelled_at: maybe(18)?,
             progress: count(19)?
                 .zip(count(20)?)
@@ -203,9 +206,9 @@ where
 }
 
 /// What somebody else wrote and is no JSON is told as a string.
-fn raw(text: JsonText) -> Result<Box<RawValue>, sqlx::Error> {
-    RawValue::from_string(text.0.clone())
-        .or_else(|_| serde_json::value::to_raw_value(&text.0))
+fn raw(text: String) -> Result<Box<RawValue>, sqlx::Error> {
+    RawValue::from_string(text.clone())
+        .or_else(|_| serde_json::value::to_raw_value(&text))
         .map_err(decode)
 }
 

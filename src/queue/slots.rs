@@ -96,7 +96,8 @@ impl Slots {
         if state.has_enough() {
             return 0;
         }
-        (state.concurrency + state.ahead).saturating_sub(state.taken + state.waiting)
+        let most = state.concurrency.saturating_add(state.ahead);
+        most.saturating_sub(state.taken + state.waiting)
     }
 
     /// A slot for a job that is claimed for it.

@@ -14,11 +14,13 @@ use apalis_core::worker::context::WorkerContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 
 use super::context::Retry;
 use super::{Handlers, JobContext, JobError, Registered, memoized};
 use crate::clock::Clock;
+use crate::database::RowText;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome, Sender};
 use crate::queue::held::RunningAttempt;
@@ -51,6 +53,17 @@ pub(super) struct Dispatch {
     pub(super) stopping: CancellationToken,
     /// Told when handlers that still run are to be given up.
     pub(super) give_up: CancellationToken,
+    /// Told when the worker is no more: its future was dropped.
+    pub(super) gone: CancellationToken,
+}
+
+/// How the handler's own task ended.
+enum Turn {
+    Ended(Result<String, JobError>),
+    /// Its turn came when the job was perhaps somebody else's.
+    Lost,
+    /// Its turn came when the job was cancelled.
+    Cancelled,
 }
 
 impl Service<Task<Claimed>> for Dispatch {
@@ -76,12 +89,16 @@ impl Service<Task<Claimed>> for Dispatch {
 
 impl Dispatch {
     async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
-        let payload = std::mem::take(&mut claimed.payload);
-        let outcome = if claimed.slot.is_taken() {
-            self.run(&claimed, payload, worker).await
-        } else {
-            Outcome::Unbegun
+        let broken = RowText::Broken(String::new());
+        let outcome = match std::mem::replace(&mut claimed.payload, broken) {
+            _ if !claimed.slot.is_taken() => Outcome::Unbegun,
+            RowText::Text(payload) => self.run(&claimed, payload, worker).await,
+            RowText::Broken(_) => {
+                let error = JobError::abort("its payload is no text in UTF-8");
+                self.failed(&claimed, None, error)
+            }
         };
+        claimed.hold.end();
         let slot =
             (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
         self.finished.send(Finished {
@@ -107,25 +124,32 @@ impl Dispatch {
                 let task = self.task(claimed, payload, worker);
                 let running = claimed.hold.running().clone();
                 let (pulse, life) = (self.pulse.clone(), claimed.life);
+                let (gone, cancelled) = (self.gone.clone(), running.cancellation.clone());
                 let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
                 // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
                 let begin = async move {
-                    if !pulse.holds(life, Moment::now()) {
-                        return None;
+                    if gone.is_cancelled() || !pulse.holds(life, Moment::now()) {
+                        return Turn::Lost;
                     }
-                    Some(attempt.await)
+                    if cancelled.is_cancelled() {
+                        return Turn::Cancelled;
+                    }
+                    Turn::Ended(attempt.await)
                 };
-                let mut handler = tokio::spawn(IN_HANDLER.scope((), begin));
+                let handler = tokio::spawn(IN_HANDLER.scope((), begin));
+                let mut handler = AbortOnDropHandle::new(handler);
                 tokio::select! {
                     biased;
                     ended = &mut handler => match ended {
                         // Somebody else may be at it already.
-                        Ok(None) => Outcome::Released,
-                        Ok(Some(Ok(result))) => {
+                        Ok(Turn::Lost) => Outcome::Released,
+                        // Its row says so too, and makes that of what was not begun.
+                        Ok(Turn::Cancelled) => Outcome::Unbegun,
+                        Ok(Turn::Ended(Ok(result))) => {
                             tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
                             Outcome::Done { result }
                         }
-                        Ok(Some(Err(error))) => self.failed(claimed, Some(registered), error),
+                        Ok(Turn::Ended(Err(error))) => self.failed(claimed, Some(registered), error),
                         Err(error) => self.failed(claimed, Some(registered), panicked(error)),
                     },
                     () = self.give_up.cancelled() => {
@@ -162,7 +186,7 @@ impl Dispatch {
             queue: claimed.queue.to_string(),
             attempt: claimed.attempt,
             max_attempts: claimed.max_attempts,
-            schedule: claimed.schedule.clone(),
+            schedule: claimed.schedule.clone().map(RowText::into_readable),
             tick: claimed.tick.map(Into::into),
             running: claimed.hold.running().clone(),
             stopping: self.stopping.clone(),

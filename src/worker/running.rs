@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{Ended, Worker, dispatch, listen};
@@ -34,28 +35,32 @@ const LAST_TRY: Duration = Duration::from_secs(1);
 const UNWRITTEN: &str =
     "the database took not all outcomes in time; their jobs will be rescued and run again";
 
-/// The tasks of a worker at work.
+/// The tasks of a worker at work. They end with it.
 pub(super) struct Running {
     callers: Database,
     database: Database,
     presence: Arc<Presence>,
     shutdown_timeout: Duration,
-    fetcher: JoinHandle<()>,
-    finisher: JoinHandle<()>,
+    fetcher: AbortOnDropHandle<()>,
+    finisher: AbortOnDropHandle<()>,
     /// Told to stop at the beginning of the drain, and at its end.
     fetching: CancellationToken,
     present: CancellationToken,
     /// Told when handlers that still run are to be given up.
     give_up: CancellationToken,
-    background: Vec<JoinHandle<()>>,
+    background: Vec<AbortOnDropHandle<()>>,
     /// The apalis workers, one a queue; the fetcher starts them.
     apalis: Arc<Mutex<Vec<JoinHandle<()>>>>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Handlers run on the runtime `handlers_runtime`; everything else on the caller's.
-    pub(super) async fn start(worker: Worker, handlers_runtime: Handle) -> Result<Self> {
+    /// Handlers run on the runtime `handlers_runtime`, until `gone` is told; everything else on the caller's.
+    pub(super) async fn start(
+        worker: Worker,
+        handlers_runtime: Handle,
+        gone: CancellationToken,
+    ) -> Result<Self> {
         let Worker {
             cache: _,
             queue,
@@ -102,13 +107,13 @@ impl Running {
             worker: id,
             finished: outcomes,
         };
-        let finisher = tokio::spawn(finisher.run());
+        let finisher = spawn(finisher.run());
         let (wake, control, held) = (
             Arc::new(Notify::new()),
             Arc::new(Notify::new()),
             Held::default(),
         );
-        let mut background = vec![tokio::spawn({
+        let mut background = vec![spawn({
             let (presence, present) = (presence.clone(), present.clone());
             async move { presence.run(rescue_from, present).await }
         })];
@@ -117,7 +122,7 @@ impl Running {
                 fetcher: wake.clone(),
                 control: control.clone(),
             };
-            background.push(tokio::spawn(listen::run(
+            background.push(spawn(listen::run(
                 database.clone(),
                 listeners,
                 present.clone(),
@@ -130,9 +135,9 @@ impl Running {
             wake: control,
             look_interval: options.heartbeat,
         };
-        background.push(tokio::spawn(control.run(present.clone())));
+        background.push(spawn(control.run(present.clone())));
         if !options.once {
-            background.push(tokio::spawn(scheduler.run(fetching.clone())));
+            background.push(spawn(scheduler.run(fetching.clone())));
         }
 
         let apalis = Arc::new(Mutex::new(Vec::new()));
@@ -146,6 +151,7 @@ impl Running {
             cancel_timeout: options.shutdown_timeout,
             stopping: fetching.clone(),
             give_up: give_up.clone(),
+            gone: gone.clone(),
         };
         let workers = apalis.clone();
         let serve = Box::new(move |queue: &str, backend: JobBackend| {
@@ -153,8 +159,9 @@ impl Running {
                 .backend(backend)
                 .build(dispatch.clone());
             let name = queue.to_owned();
+            let gone = gone.clone();
             let task = handlers_runtime.spawn(async move {
-                if let Err(error) = worker.run().await {
+                if let Some(Err(error)) = gone.run_until_cancelled(worker.run()).await {
                     tracing::error!(queue = name, %error, "the queue's apalis worker failed");
                 }
             });
@@ -198,7 +205,7 @@ impl Running {
             database,
             presence,
             shutdown_timeout: options.shutdown_timeout,
-            fetcher: tokio::spawn(fetcher.run()),
+            fetcher: spawn(fetcher.run()),
             finisher,
             fetching,
             present,
@@ -298,4 +305,8 @@ impl Running {
             }
         }
     }
+}
+
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }

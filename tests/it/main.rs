@@ -34,7 +34,11 @@ mod attempts;
 #[cfg(feature = "worker")]
 mod away;
 #[cfg(feature = "worker")]
+mod begin;
+#[cfg(feature = "worker")]
 mod blocking;
+#[cfg(feature = "worker")]
+mod broken_rows;
 #[cfg(feature = "worker")]
 mod calls;
 #[cfg(feature = "worker")]
@@ -47,6 +51,8 @@ mod control;
 mod cron_oracle;
 #[cfg(feature = "worker")]
 mod drain;
+#[cfg(feature = "worker")]
+mod dropped;
 #[cfg(feature = "worker")]
 mod enqueue;
 #[cfg(feature = "worker")]
@@ -63,6 +69,8 @@ mod jobs;
 mod limits;
 #[cfg(all(feature = "worker", unix))]
 mod memory_fleet;
+#[cfg(feature = "worker")]
+mod outcomes;
 #[cfg(feature = "worker")]
 mod pause;
 #[cfg(all(feature = "worker", unix))]

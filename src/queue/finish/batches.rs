@@ -5,17 +5,19 @@ use std::future::Future;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::outcomes::Receiver;
+use super::outcomes::{Most, Receiver, Weighed};
 
 /// Attempts in one statement.
 const MOST: usize = 1_000;
+/// Bytes of results and errors in one, unless it is of one attempt.
+const BYTES: usize = 1024 * 1024;
 /// So many that wait have a statement beside the one under way: while that one is made durable, a server has nothing else
 /// to do for this worker.
 const MANY: usize = MOST / 2;
 
 /// Hands what comes to `write` until nothing more does and all is written: what has waited when nothing is being written,
 /// and [`MANY`] beside that, no more than `most` batches at once.
-pub(super) async fn write_all<T, W: Future<Output = ()>>(
+pub(super) async fn write_all<T: Weighed, W: Future<Output = ()>>(
     mut incoming: Receiver<T>,
     most: usize,
     write: impl Fn(Vec<T>) -> W,
@@ -23,11 +25,15 @@ pub(super) async fn write_all<T, W: Future<Output = ()>>(
     let (mut writes, mut ended) = (FuturesUnordered::new(), false);
     while !ended || !writes.is_empty() {
         let takes = !ended && writes.len() < most;
+        let at_once = Most {
+            count: MOST,
+            bytes: BYTES,
+        };
         let wanted = if writes.is_empty() { 1 } else { MANY };
         tokio::select! {
             biased;
             Some(()) = writes.next(), if !writes.is_empty() => {}
-            batch = incoming.take(wanted, MOST), if takes => match batch {
+            batch = incoming.take(wanted, at_once), if takes => match batch {
                 Some(batch) => writes.push(write(batch)),
                 None => ended = true,
             },
@@ -46,6 +52,15 @@ mod tests {
     use super::super::outcomes::channel;
     use super::*;
 
+    /// An outcome of so many bytes.
+    struct Outcome(usize, usize);
+
+    impl Weighed for Outcome {
+        fn bytes(&self) -> usize {
+            self.1
+        }
+    }
+
     /// The batches that are begun, each written when there is a permit for it.
     struct Writes {
         begun: RefCell<Vec<Vec<usize>>>,
@@ -60,8 +75,9 @@ mod tests {
             }
         }
 
-        async fn write(&self, batch: Vec<usize>) {
-            self.begun.borrow_mut().push(batch);
+        async fn write(&self, batch: Vec<Outcome>) {
+            let numbers = batch.iter().map(|outcome| outcome.0).collect();
+            self.begun.borrow_mut().push(numbers);
             self.permits.acquire().await.unwrap().forget();
         }
 
@@ -75,7 +91,7 @@ mod tests {
         let (writes, (sender, incoming)) = (Writes::new(), channel());
         let mut all = Box::pin(write_all(incoming, 2, |batch| writes.write(batch)));
         let mut send = |range: std::ops::Range<usize>| {
-            range.for_each(|n| sender.send(n));
+            range.for_each(|n| sender.send(Outcome(n, 10)));
             assert!(all.as_mut().now_or_never().is_none());
             writes.sizes()
         };
@@ -96,14 +112,28 @@ mod tests {
     async fn where_there_is_one_writer_there_is_one_batch() {
         let (writes, (sender, incoming)) = (Writes::new(), channel());
         let mut all = Box::pin(write_all(incoming, 1, |batch| writes.write(batch)));
-        sender.send(0);
+        sender.send(Outcome(0, 10));
         assert!(all.as_mut().now_or_never().is_none());
-        (1..=MOST + 1).for_each(|n| sender.send(n));
+        (1..=MOST + 1).for_each(|n| sender.send(Outcome(n, 10)));
         assert!(all.as_mut().now_or_never().is_none());
         assert_eq!(writes.sizes(), [1]);
         drop(sender);
         writes.permits.add_permits(100);
         all.await;
         assert_eq!(writes.sizes(), [1, MOST, 1]);
+    }
+
+    #[tokio::test]
+    async fn of_those_with_many_bytes_few_go_together() {
+        let (writes, (sender, incoming)) = (Writes::new(), channel());
+        let mut all = Box::pin(write_all(incoming, 1, |batch| writes.write(batch)));
+        for n in 0..4 {
+            sender.send(Outcome(n, BYTES / 2));
+        }
+        sender.send(Outcome(4, 3 * BYTES));
+        drop(sender);
+        writes.permits.add_permits(100);
+        assert!(all.as_mut().now_or_never().is_some());
+        assert_eq!(writes.sizes(), [2, 2, 1]);
     }
 }

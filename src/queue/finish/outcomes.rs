@@ -5,6 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+/// How many bytes it sends to the database.
+pub(crate) trait Weighed {
+    fn bytes(&self) -> usize;
+}
+
 /// One end for those who send, who may be many, and one for who receives.
 pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
@@ -77,9 +82,30 @@ impl<T> Sender<T> {
 #[derive(Debug)]
 pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
-impl<T> Receiver<T> {
-    /// The first `most` as soon as `wanted` wait, or fewer at the end; then none. Whoever gives up the wait loses nothing.
-    pub(super) async fn take(&mut self, wanted: usize, most: usize) -> Option<Vec<T>> {
+/// How many are taken at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) count: usize,
+    /// No further one is taken beyond these.
+    pub(super) bytes: usize,
+}
+
+impl Most {
+    fn of<T: Weighed>(self, waiting: &[T]) -> usize {
+        let mut bytes = 0;
+        let fits = waiting.iter().take(self.count).take_while(|one| {
+            let is_first = bytes == 0;
+            bytes += one.bytes().max(1);
+            is_first || bytes <= self.bytes
+        });
+        fits.count()
+    }
+}
+
+impl<T: Weighed> Receiver<T> {
+    /// The first ones, `most` at once, as soon as `wanted` wait, or fewer at the end; then none. Whoever gives up the wait
+    /// loses nothing.
+    pub(super) async fn take(&mut self, wanted: usize, most: Most) -> Option<Vec<T>> {
         loop {
             {
                 let mut state = self.0.lock();
@@ -87,7 +113,7 @@ impl<T> Receiver<T> {
                     return None;
                 }
                 if state.closed || state.waiting.len() >= wanted {
-                    let count = state.waiting.len().min(most);
+                    let count = most.of(&state.waiting);
                     let left = state.waiting.split_off(count);
                     return Some(std::mem::replace(&mut state.waiting, left));
                 }
@@ -109,6 +135,31 @@ mod tests {
 
     use super::*;
 
+    impl Weighed for usize {
+        fn bytes(&self) -> usize {
+            *self
+        }
+    }
+
+    fn most(count: usize) -> Most {
+        let bytes = usize::MAX;
+        Most { count, bytes }
+    }
+
+    #[test]
+    fn as_many_go_together_as_have_room_and_one_always() {
+        let most = Most {
+            count: 3,
+            bytes: 10,
+        };
+        assert_eq!(most.of(&[1, 2, 3, 4]), 3);
+        assert_eq!(most.of(&[4, 6, 1]), 2);
+        assert_eq!(most.of(&[4, 7, 1]), 1);
+        assert_eq!(most.of(&[11, 1]), 1);
+        assert_eq!(most.of(&[0, 11]), 1);
+        assert_eq!(most.of::<usize>(&[]), 0);
+    }
+
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 
@@ -127,7 +178,7 @@ mod tests {
         let (sender, mut receiver) = channel();
         let other = sender.clone();
         {
-            let mut taken = pin!(receiver.take(3, 4));
+            let mut taken = pin!(receiver.take(3, most(4)));
             assert!(taken.as_mut().poll(&mut cx).is_pending());
             sender.send(1);
             other.send(2);
@@ -137,7 +188,7 @@ mod tests {
             assert_eq!(taken.poll(&mut cx), Poll::Ready(Some(vec![1, 2, 3, 4])));
         }
         {
-            let mut taken = pin!(receiver.take(2, 4));
+            let mut taken = pin!(receiver.take(2, most(4)));
             assert!(taken.as_mut().poll(&mut cx).is_pending());
             drop(other);
             assert_eq!(woken(), 1);
@@ -145,21 +196,21 @@ mod tests {
             assert_eq!(woken(), 2);
             assert_eq!(taken.poll(&mut cx), Poll::Ready(Some(vec![5])));
         }
-        assert!(receiver.take(1, 4).await.is_none());
+        assert!(receiver.take(1, most(4)).await.is_none());
     }
 
     #[tokio::test]
     async fn what_waited_before_is_counted_and_what_is_given_up_is_not_lost() {
         let (sender, mut receiver) = channel();
         (0..3).for_each(|n| sender.send(n));
-        assert!(receiver.take(4, 10).now_or_never().is_none());
-        let taken = receiver.take(2, 10).now_or_never();
+        assert!(receiver.take(4, most(10)).now_or_never().is_none());
+        let taken = receiver.take(2, most(10)).now_or_never();
         assert_eq!(taken.unwrap().unwrap(), [0, 1, 2]);
-        assert!(receiver.take(2, 10).now_or_never().is_none());
+        assert!(receiver.take(2, most(10)).now_or_never().is_none());
         sender.send(3);
         sender.send(4);
-        assert_eq!(receiver.take(2, 10).await.unwrap(), [3, 4]);
+        assert_eq!(receiver.take(2, most(10)).await.unwrap(), [3, 4]);
         // The wake that was meant for the wait that was given up is no harm.
-        assert!(receiver.take(1, 10).now_or_never().is_none());
+        assert!(receiver.take(1, most(10)).now_or_never().is_none());
     }
 }
