@@ -323,7 +323,8 @@ both_engines! {
         })).await;
         let seen = seen.lock().unwrap();
         let last = seen.iter().position(|number| *number == 1_199).unwrap();
-        assert!(last < 1_900, "the last key came as number {last} of {}", seen.len());
+        // Where the first keys went before it would come behind 2,000 of them and the 900 others.
+        assert!(last < 2_500, "the last key came as number {last} of {}", seen.len());
     }
 
     async fn no_stretch_of_time_has_more_starts_than_the_rate_over_a_fleet(db) {
