@@ -399,7 +399,7 @@ both_engines! {
         drop(db.open().await);
         fill(db, 100_000, 5_000).await;
         keep_to_the_indexes(&STATEMENTS, db, false).await;
-        db.execute("ANALYZE").await;
+        db.analyze().await;
         keep_to_the_indexes(&STATEMENTS, db, true).await;
         keep_to_the_indexes(&READS_ALL, db, true).await;
     }
@@ -411,7 +411,7 @@ both_engines! {
         db.execute("DELETE FROM {}job").await;
         db.execute("DELETE FROM {}job_attempt").await;
         if db.is_sqlite() {
-            db.execute("ANALYZE").await;
+            db.analyze().await;
         } else {
             // As it is where somebody enqueues meanwhile.
             db.execute("VACUUM (TRUNCATE off, ANALYZE) {}job").await;
@@ -425,7 +425,7 @@ both_engines! {
     async fn the_queue_reads_by_its_indexes_among_some_thousand_rows(db) {
         drop(db.open().await);
         fill(db, 2_000, 20_000).await;
-        db.execute("ANALYZE").await;
+        db.analyze().await;
         keep_to_the_indexes(&STATEMENTS, db, true).await;
     }
 }
