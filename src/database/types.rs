@@ -140,9 +140,11 @@ impl<'r> Decode<'r, Postgres> for RowText {
 }
 
 /// A row, or none where it does not decode: it is passed over, and those beside it are read.
+#[cfg(feature = "worker")]
 #[derive(Debug)]
 pub(crate) struct Readable<T>(Option<T>);
 
+#[cfg(feature = "worker")]
 impl<'r, R: sqlx::Row, T: sqlx::FromRow<'r, R>> sqlx::FromRow<'r, R> for Readable<T> {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         Ok(Self(T::from_row(row).ok()))
@@ -150,6 +152,7 @@ impl<'r, R: sqlx::Row, T: sqlx::FromRow<'r, R>> sqlx::FromRow<'r, R> for Readabl
 }
 
 /// Those of `rows` that decode.
+#[cfg(feature = "worker")]
 pub(crate) fn readable<T>(rows: Vec<Readable<T>>) -> Vec<T> {
     rows.into_iter().filter_map(|row| row.0).collect()
 }
