@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 25] = [
+pub(super) const PAIRS: [Pair; 26] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`. PostgreSQL reads a row of `json` from its
     // start for each of its columns.
     Pair {
@@ -38,6 +38,12 @@ pub(super) const PAIRS: [Pair; 25] = [
         name: "listed",
         sqlite: "IN (SELECT value FROM json_each(?))",
         postgres: "= ANY(CAST((SELECT CAST(? AS text[])) AS text[]))",
+    },
+    // The ids of a JSON array. Of an array of its own PostgreSQL would expect ten, and look each up among all of them.
+    Pair {
+        name: "ids",
+        sqlite: "SELECT e.value AS id FROM json_each(?) AS e",
+        postgres: "SELECT CAST(e AS uuid) AS id FROM jsonb_array_elements_text(CAST(? AS jsonb)) AS e",
     },
     // Bytes of a value as it is stored, which neither engine reads it for.
     Pair {
@@ -770,6 +776,11 @@ statements! {
         UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:e.result}, error = NULL, finished_at = $3 \
         FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id \
         AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = e.attempt";
+    // Jobs whose attempts have the same number and the same result, as a rule the first and none.
+    JobDoneSame: "WITH e AS MATERIALIZED ({ids:$1}) \
+        UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:$5}, error = NULL, finished_at = $3 \
+        FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id \
+        AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = $4";
     // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error, progress.
     JobFinish: concat!("UPDATE {job} AS job SET status = ", ends!(status), ", due = FALSE, \
         run_at = CASE WHEN ", ends!(again), " THEN {time:e.value->>3} ELSE job.run_at END, \

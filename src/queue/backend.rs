@@ -13,6 +13,7 @@ use apalis_core::backend::finalize::Ephemeral;
 use apalis_core::backend::{Backend, BackendConfig};
 use apalis_core::task::Task;
 use apalis_core::task::builder::TaskBuilder;
+use apalis_core::task::extensions::Extensions;
 use apalis_core::task::task_id::TaskId;
 use apalis_core::worker::context::WorkerContext;
 use tokio::sync::mpsc;
@@ -51,9 +52,11 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    pub(super) fn into_task(self) -> Task<Self> {
+    /// As apalis takes it, with what its handler may ask for.
+    fn into_task(self, data: Extensions) -> Task<Self> {
         let begun_before = usize::try_from(self.attempt - 1).unwrap_or(0);
         TaskBuilder::new(())
+            .with_data(data)
             .task_id(TaskId::from_string(self.id.to_string()))
             // apalis counts the attempt when it begins.
             .attempt(begun_before)
@@ -67,6 +70,8 @@ impl Claimed {
 #[derive(Debug)]
 pub(crate) struct JobBackend {
     claimed: mpsc::UnboundedReceiver<Claimed>,
+    /// What each handler may ask for.
+    data: Extensions,
     waiting: Option<Claimed>,
     /// How long it waits; of the runtime that it is polled on.
     patience: Option<Pin<Box<Sleep>>>,
@@ -78,11 +83,16 @@ impl JobBackend {
     pub(super) fn new(claimed: mpsc::UnboundedReceiver<Claimed>, stop: CancellationToken) -> Self {
         Self {
             claimed,
+            data: Extensions::new(),
             waiting: None,
             patience: None,
             stopped: Box::pin(stop.clone().cancelled_owned()),
             stop,
         }
+    }
+
+    pub(crate) fn with_data(self, data: Extensions) -> Self {
+        Self { data, ..self }
     }
 
     /// Whether a job that has waited since `claimed_at` goes back to its queue.
@@ -135,7 +145,7 @@ impl Backend for JobBackend {
             self.waiting = Some(claimed);
             return Poll::Pending;
         }
-        Poll::Ready(Some(Ok(claimed.into_task())))
+        Poll::Ready(Some(Ok(claimed.into_task(self.data.clone()))))
     }
 
     fn poll_close(

@@ -241,8 +241,14 @@ impl Writer {
         failed.sort_unstable_by_key(|row| row.0);
         released.sort_unstable();
         unbegun.sort_unstable();
-        if !done.is_empty() {
-            self.update(Sql::JobDone, &batch_of(&done)?).await?;
+        if let Some(&(_, attempt, result)) = done.first() {
+            if done.iter().all(|row| (row.1, row.2) == (attempt, result)) {
+                let jobs: Vec<_> = done.iter().map(|row| row.0).collect();
+                let result = JsonText(result.to_owned());
+                self.write_done(&batch_of(&jobs)?, attempt, &result).await?;
+            } else {
+                self.update(Sql::JobDone, &batch_of(&done)?).await?;
+            }
         }
         if !reported.is_empty() {
             self.update(Sql::JobFinish, &batch_of(&reported)?).await?;
@@ -262,30 +268,61 @@ impl Writer {
 
     /// Writes outcomes in one statement.
     async fn update(&self, statement: Sql, batch: &JsonText) -> Result<()> {
-        let now = self.database.clock().now();
+        let (worker, now) = (self.worker, self.database.clock().now());
         let parameters = || -> Vec<Parameter> {
             vec![
                 ("$1", Box::new(batch.clone())),
-                ("$2", Box::new(self.worker)),
+                ("$2", Box::new(worker)),
                 ("$3", Box::new(now)),
             ]
         };
         if let Some(_written) = self.database.write_many(statement, parameters).await? {
             return Ok(());
         }
+        self.kept(async |mut tx| {
+            query!(self.database, tx, execute, statement, batch, worker, now).map(drop)
+        })
+        .await
+    }
+
+    /// Writes attempts that are done and of which each has this number and this result.
+    async fn write_done(&self, jobs: &JsonText, attempt: i32, result: &JsonText) -> Result<()> {
+        let (statement, worker, now) = (Sql::JobDoneSame, self.worker, self.database.clock().now());
+        let parameters = || -> Vec<Parameter> {
+            vec![
+                ("$1", Box::new(jobs.clone())),
+                ("$2", Box::new(worker)),
+                ("$3", Box::new(now)),
+                ("$4", Box::new(attempt)),
+                ("$5", Box::new(result.clone())),
+            ]
+        };
+        if let Some(_written) = self.database.write_many(statement, parameters).await? {
+            return Ok(());
+        }
+        self.kept(async |mut tx| {
+            query!(
+                self.database,
+                tx,
+                execute,
+                statement,
+                jobs,
+                worker,
+                now,
+                attempt,
+                result
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Carries out one statement by a connection that is kept.
+    async fn kept(&self, statement: impl AsyncFnOnce(Tx<'_>) -> Result<()>) -> Result<()> {
         let mut lent = self.connections.write(Instant::now()).await?;
         let connection = &mut lent.connection;
         let began = Instant::now();
-        let mut tx = connection.tx();
-        query!(
-            self.database,
-            tx,
-            execute,
-            statement,
-            batch,
-            self.worker,
-            now
-        )?;
+        statement(connection.tx()).await?;
         let took = began.elapsed();
         // What is written is written, whatever comes of this.
         if self.database.replan_if_slow(connection, took).await.is_ok() {

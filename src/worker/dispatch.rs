@@ -7,10 +7,6 @@ use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
-use apalis_core::task::builder::TaskBuilder;
-use apalis_core::task::extensions::Extensions;
-use apalis_core::task::task_id::TaskId;
-use apalis_core::worker::context::WorkerContext;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -40,9 +36,11 @@ pub fn in_handler() -> bool {
 /// Runs each job in a task of its own, so that jobs use all cores and a panic stays with its job, and sends what came
 /// of it to the finisher. apalis is told of no failure: it has nothing to do about one.
 #[derive(Clone)]
-pub(super) struct Dispatch {
-    pub(super) handlers: Arc<Handlers>,
-    pub(super) data: Extensions,
+pub(super) struct Dispatch(pub(super) Arc<Jobs>);
+
+/// What all the jobs of a worker share.
+pub(super) struct Jobs {
+    pub(super) handlers: Handlers,
     pub(super) finished: Sender<Finished>,
     pub(super) clock: Clock,
     pub(super) pulse: Arc<Pulse>,
@@ -76,23 +74,26 @@ impl Service<Task<Claimed>> for Dispatch {
     }
 
     fn call(&mut self, task: Task<Claimed>) -> Self::Future {
-        let dispatch = self.clone();
+        let jobs = self.0.clone();
+        let mut claimed = None;
+        let task = task.map_args(|args| claimed = Some(args));
         async move {
-            let worker = task.data().get::<WorkerContext>().cloned();
-            let (claimed, _) = task.take();
-            dispatch.attempt(claimed, worker).await;
+            if let Some(claimed) = claimed {
+                jobs.attempt(claimed, task).await;
+            }
             Ok(())
         }
         .boxed()
     }
 }
 
-impl Dispatch {
-    async fn attempt(self, mut claimed: Claimed, worker: Option<WorkerContext>) {
+impl Jobs {
+    /// `task` has what apalis knows of it.
+    async fn attempt(self: Arc<Self>, mut claimed: Claimed, task: Task<()>) {
         let broken = RowText::Broken(String::new());
         let outcome = match std::mem::replace(&mut claimed.payload, broken) {
             _ if !claimed.slot.is_taken() => Outcome::Unbegun,
-            RowText::Text(payload) => self.run(&claimed, payload, worker).await,
+            RowText::Text(payload) => self.run(&claimed, task.map_args(|()| payload)).await,
             RowText::Broken(_) => {
                 let error = JobError::abort("its payload is no text in UTF-8");
                 self.failed(&claimed, None, error)
@@ -112,29 +113,22 @@ impl Dispatch {
         });
     }
 
-    async fn run(
-        &self,
-        claimed: &Claimed,
-        payload: String,
-        worker: Option<WorkerContext>,
-    ) -> Outcome {
+    async fn run(self: &Arc<Self>, claimed: &Claimed, mut task: Task<String>) -> Outcome {
         match self.handlers.get(&claimed.name) {
             Err(error) => self.failed(claimed, None, JobError::retry(error)),
             Ok(registered) => {
-                let task = self.task(claimed, payload, worker);
-                let running = claimed.hold.running().clone();
-                let (pulse, life) = (self.pulse.clone(), claimed.life);
-                let (gone, cancelled) = (self.gone.clone(), running.cancellation.clone());
-                let attempt = memoized::attempt(registered.clone(), task, claimed.id, running);
+                task.inject_data(self.context(claimed));
+                let (jobs, job, life) = (self.clone(), claimed.id, claimed.life);
+                let (registered_, running) = (registered.clone(), claimed.hold.running().clone());
                 // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
                 let begin = async move {
-                    if gone.is_cancelled() || !pulse.holds(life, Moment::now()) {
+                    if jobs.gone.is_cancelled() || !jobs.pulse.holds(life, Moment::now()) {
                         return Turn::Lost;
                     }
-                    if cancelled.is_cancelled() {
+                    if running.cancellation.is_cancelled() {
                         return Turn::Cancelled;
                     }
-                    Turn::Ended(attempt.await)
+                    Turn::Ended(memoized::attempt(registered_, task, job, running).await)
                 };
                 let handler = tokio::spawn(IN_HANDLER.scope((), begin));
                 let mut handler = AbortOnDropHandle::new(handler);
@@ -173,15 +167,8 @@ impl Dispatch {
         tokio::time::sleep(self.cancel_timeout).await;
     }
 
-    /// The task that the handler is given: its payload, and everything that it may ask for.
-    fn task(
-        &self,
-        claimed: &Claimed,
-        payload: String,
-        worker: Option<WorkerContext>,
-    ) -> Task<String> {
-        let mut data = self.data.clone();
-        data.insert(JobContext {
+    fn context(&self, claimed: &Claimed) -> JobContext {
+        JobContext {
             id: claimed.id,
             queue: claimed.queue.to_string(),
             attempt: claimed.attempt,
@@ -190,16 +177,7 @@ impl Dispatch {
             tick: claimed.tick.map(Into::into),
             running: claimed.hold.running().clone(),
             stopping: self.stopping.clone(),
-        });
-        if let Some(worker) = worker {
-            data.insert(worker);
         }
-        TaskBuilder::new(())
-            .task_id(TaskId::from_string(claimed.id.to_string()))
-            .attempt(usize::try_from(claimed.attempt).unwrap_or(0))
-            .with_data(data)
-            .build()
-            .map_args(|()| payload)
     }
 
     /// What comes of a failed attempt; it is logged here, and nowhere else.

@@ -24,8 +24,11 @@ pub(super) async fn attempt(
     job: JobId,
     running: Arc<RunningAttempt>,
 ) -> Result<String, JobError> {
-    let cache = task.data().get::<Cache>().cloned();
-    let (Some(memo), Some(cache)) = (registered.memo(&task.args, task.data()), cache) else {
+    let memo = registered.memo(&task.args, task.data());
+    let cache = memo
+        .as_ref()
+        .and_then(|_| task.data().get::<Cache>().cloned());
+    let (Some(memo), Some(cache)) = (memo, cache) else {
         return limited(registered, task).await;
     };
     // Apart: it is large, and most jobs are not memoized.

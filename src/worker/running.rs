@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Ended, Worker, dispatch, listen};
+use super::dispatch::{Dispatch, Jobs};
+use super::{Ended, Worker, listen};
 use crate::database::{Database, Engine};
 use crate::error::{Error, Result};
 use crate::queue::JobId;
@@ -141,9 +142,8 @@ impl Running {
         }
 
         let apalis = Arc::new(Mutex::new(Vec::new()));
-        let dispatch = dispatch::Dispatch {
-            handlers: Arc::new(handlers),
-            data,
+        let dispatch = Dispatch(Arc::new(Jobs {
+            handlers,
             finished,
             clock: database.clock().clone(),
             pulse: pulse.clone(),
@@ -152,11 +152,11 @@ impl Running {
             stopping: fetching.clone(),
             give_up: give_up.clone(),
             gone: gone.clone(),
-        };
+        }));
         let workers = apalis.clone();
         let serve = Box::new(move |queue: &str, backend: JobBackend| {
             let worker = WorkerBuilder::new(format!("{queue}-{}", id.0))
-                .backend(backend)
+                .backend(backend.with_data(data.clone()))
                 .build(dispatch.clone());
             let name = queue.to_owned();
             let gone = gone.clone();

@@ -156,6 +156,42 @@ fn outcomes_of_many_bytes_reach_a_server_by_a_slow_network() {
 }
 
 both_engines! {
+    async fn of_attempts_that_end_alike_those_of_others_are_left_to_them(db) {
+        let queue = Queue::new(db.open().await);
+        let gate = Arc::new(Semaphore::new(0));
+        let handler = {
+            let gate = gate.clone();
+            move |_: Probe| {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await?.forget();
+                    Ok::<Value, JobError>(Value::Null)
+                }
+            }
+        };
+        let mut elsewhere = lively();
+        elsewhere.queues = Some(vec!["elsewhere".to_owned()]);
+        let other = start(Worker::new(db.open().await).options(elsewhere).register(give_back));
+        let worker = start(Worker::new(db.open().await).options(lively()).register(handler));
+        let mut ids = Vec::new();
+        for n in 0..3 {
+            let id = queue.enqueue(&probe(n)).await.unwrap().id;
+            becomes(&queue, id, JobStatus::Running).await;
+            ids.push(id);
+        }
+        db.execute(&format!("UPDATE {{}}job SET attempt = 2 WHERE id = '{}'", ids[0])).await;
+        let others = "SELECT id FROM {}job_worker WHERE id NOT IN (SELECT worker FROM {}job WHERE worker IS NOT NULL)";
+        db.execute(&format!("UPDATE {{}}job SET worker = ({others}) WHERE id = '{}'", ids[1])).await;
+        gate.add_permits(3);
+        assert_eq!(becomes(&queue, ids[2], JobStatus::Done).await.result.unwrap().get(), "null");
+        worker.end().await;
+        for id in &ids[..2] {
+            let left = job(&queue, *id).await;
+            assert_eq!((left.status, left.result.is_none()), (JobStatus::Running, true));
+        }
+        other.end().await;
+    }
+
     async fn an_attempt_that_cannot_be_given_back_is_left_to_the_rescue(db) {
         let queue = Queue::new(ticking(db).await);
         let mut options: WorkerOptions = lively();

@@ -33,7 +33,7 @@ const ROW: &str = "row";
 /// The primary key of the attempts that are kept.
 const ATTEMPTS: &str = "attempts' primary key";
 
-const STATEMENTS: [Statement; 30] = [
+const STATEMENTS: [Statement; 31] = [
     (
         "JobFetch",
         &[
@@ -86,6 +86,17 @@ const STATEMENTS: [Statement; 30] = [
     ("JobNextWaiting", &[], &["job_waiting"]),
     ("JobMakeDue", &[NOW], &["job_waiting", PRIMARY]),
     ("JobDone", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
+    (
+        "JobDoneSame",
+        &[
+            ("json", r#"["019aabcd-0000-7000-8000-000000000000"]"#),
+            ("uuid", ID),
+            NOW,
+            ("integer", "1"),
+            ("json", "null"),
+        ],
+        &[PRIMARY],
+    ),
     ("JobFinish", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
     ("JobRelease", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
     ("JobUnclaim", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),

@@ -34,7 +34,8 @@ pub(super) async fn write_all<T: Weighed, W: Future<Output = ()>>(
             biased;
             Some(()) = writes.next(), if !writes.is_empty() => {}
             batch = incoming.take(wanted, at_once), if takes => match batch {
-                Some(batch) => writes.push(write(batch)),
+                // Large, and moved three times otherwise.
+                Some(batch) => writes.push(Box::pin(write(batch))),
                 None => ended = true,
             },
         }
