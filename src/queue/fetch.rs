@@ -22,8 +22,8 @@ use crate::error::Result;
 
 /// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
 const LOOK: Duration = Duration::from_millis(20);
-/// Jobs that are claimed in one statement.
-const BATCH: usize = 1_000;
+/// Jobs that are claimed in one statement, and where nobody else can write meanwhile.
+const BATCH: (usize, usize) = (2_000, 1_000);
 /// Attempts that have ended and whose outcome is not written yet. Who claims faster than outcomes are written waits.
 const UNWRITTEN: usize = 10_000;
 /// Whatever is asked for, lost claims are looked for this often.
@@ -152,7 +152,7 @@ impl Fetcher {
             ready: Vec::new(),
             next: None,
             looked_at: None,
-            most: BATCH,
+            most: self.batch(),
         };
         let mut away: Option<Duration> = None;
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
@@ -218,6 +218,14 @@ impl Fetcher {
             if told && away.is_none() && self.database.has_many_writers() {
                 state.guess.clone_from(&state.last);
             }
+        }
+    }
+
+    fn batch(&self) -> usize {
+        if self.database.has_many_writers() {
+            BATCH.0
+        } else {
+            BATCH.1
         }
     }
 
@@ -328,7 +336,7 @@ impl Fetcher {
             hand_on(rows, queue, limited, life, &state.held);
             claimed_any |= claimed > 0;
             if claimed == wanted {
-                state.most = (state.most + state.most / 8 + 1).min(BATCH);
+                state.most = (state.most + state.most / 8 + 1).min(self.batch());
                 state.ready.push((name, ready));
             }
         }

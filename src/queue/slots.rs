@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 /// Jobs are claimed ahead for so long at the least, and for so many times what a claim takes.
 const AHEAD: (Duration, u32) = (Duration::from_millis(20), 3);
 /// Jobs claimed ahead, at the most.
-const MOST_AHEAD: usize = 2_000;
+const MOST_AHEAD: usize = 5_000;
 /// What is claimed ahead and has not begun after this goes back to the queue, where others may have a slot for it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// A rate is measured over no less than this.

@@ -17,11 +17,18 @@ use crate::work::{
 
 /// Handlers that wait, each for a permit of its own gate.
 #[derive(Clone)]
-struct Gates(Arc<[Semaphore; 2]>);
+struct Gates(Arc<[Semaphore; 2]>, Arc<Semaphore>);
 
 impl Gates {
     fn new() -> Self {
-        Self(Arc::new([Semaphore::new(0), Semaphore::new(0)]))
+        let gates = [Semaphore::new(0), Semaphore::new(0)];
+        Self(Arc::new(gates), Arc::new(Semaphore::new(0)))
+    }
+
+    /// Waits until so many handlers have begun: a row says that its job runs when that is claimed.
+    async fn begun(&self, handlers: u32) {
+        let begun = self.1.acquire_many(handlers);
+        within(begun).await.unwrap().forget();
     }
 
     fn open(&self, gate: usize) {
@@ -35,6 +42,7 @@ impl Gates {
             .register(move |job: Probe| {
                 let gates = gates.clone();
                 async move {
+                    gates.1.add_permits(1);
                     let gate = usize::try_from(job.value.as_u64().unwrap()).unwrap();
                     gates.0[gate].acquire().await?.forget();
                     Ok::<_, JobError>(Value::from("finished"))
@@ -53,6 +61,7 @@ both_engines! {
         for id in [quick, slow] {
             becomes(&queue, id, JobStatus::Running).await;
         }
+        gates.begun(2).await;
         let ended = tokio::spawn(worker.stop());
         gates.open(0);
         becomes(&queue, quick, JobStatus::Done).await;
@@ -79,8 +88,10 @@ both_engines! {
         for (attempt, status) in [(0, JobStatus::Queued), (0, JobStatus::Queued), (0, JobStatus::Queued), (1, JobStatus::Queued), (2, JobStatus::Dead)] {
             let mut options = lively();
             options.shutdown_timeout = Duration::from_millis(50);
-            let worker = start(Gates::new().worker(db, options).await);
+            let gates = Gates::new();
+            let worker = start(gates.worker(db, options).await);
             becomes(&queue, id, JobStatus::Running).await;
+            gates.begun(1).await;
             assert_eq!(worker.end().await, Ended::Drained);
             let job = job(&queue, id).await;
             assert_eq!((job.attempt, job.status), (attempt, status));
