@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::fold::Fold;
@@ -61,7 +62,13 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(busy_timeout)?;
-    connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON")?;
+    // SQLite makes a table of all statuses to check the one of each row. What is written here comes from the statements' own
+    // text and from rows that were checked; nothing is to be inserted by this connection.
+    connection.execute_batch(
+        "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA ignore_check_constraints = ON",
+    )?;
+    // Otherwise a statement that may use a partial index is prepared anew for each of its parameters' values.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     log::count(&connection);
     Ok(connection)
 }
@@ -146,8 +153,61 @@ impl Database {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
     use crate::cache::Cache;
+
+    const STATEMENTS: [Sql; 8] = [
+        Sql::JobFetch,
+        Sql::JobClaim,
+        Sql::JobFetchKey,
+        Sql::JobDone,
+        Sql::JobDoneSame,
+        Sql::JobFinish,
+        Sql::JobRelease,
+        Sql::JobUnclaim,
+    ];
+
+    // What SQLite does for a statement is not PostgreSQL's.
+    #[tokio::test]
+    async fn no_table_is_made_for_each_job_and_no_statement_is_prepared_for_each_batch() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("test.db");
+        let database = Database::connect(&format!("sqlite://{}", file.display()))
+            .await
+            .unwrap();
+        let connection = open(&file, Duration::ZERO).unwrap();
+        for sql in STATEMENTS {
+            let text = database.statement(sql);
+            let mut explain = connection
+                .prepare(&format!("EXPLAIN {}", text.as_str()))
+                .unwrap();
+            let steps = explain.raw_query().mapped(|row| row.get("opcode"));
+            // From the first of the tables that are written on to where the statement's constants are set.
+            let writes: Vec<String> = steps
+                .map(Result::unwrap)
+                .skip_while(|step| step != "OpenWrite")
+                .take_while(|step| step != "Transaction")
+                .collect();
+            assert!(writes.iter().any(|step| step == "Insert"), "{sql:?}");
+            assert!(
+                !writes.iter().any(|step| step == "OpenEphemeral"),
+                "{sql:?}"
+            );
+            let mut statement = connection.prepare(text.as_str()).unwrap();
+            for batch in ["[]", "[[1]]"] {
+                for parameter in 1..=statement.parameter_count() {
+                    statement.raw_bind_parameter(parameter, batch).unwrap();
+                }
+                // Some take a number where the batch stands, and say so.
+                let _ = statement.raw_query().next();
+            }
+            let prepared = statement.get_status(StatementStatus::RePrepare);
+            assert_eq!(prepared, 0, "{sql:?}");
+        }
+        database.close().await;
+    }
 
     // SQLite alone: to PostgreSQL rows go by the pool.
     #[tokio::test]

@@ -56,6 +56,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     5 "memoize" "0005_memoize.sql";
     6 "rewarm" "0006_rewarm.sql";
     7 "memory" "0007_memory.sql";
+    8 "storage" "0008_storage.sql";
 };
 
 impl Migration {

@@ -24,12 +24,12 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 26] = [
+pub(super) const PAIRS: [Pair; 27] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`. PostgreSQL reads a row of `json` from its
-    // start for each of its columns.
+    // start for each of its columns, and SQLite would write each row as text, and parse that.
     Pair {
         name: "each",
-        sqlite: "json_each(?)",
+        sqlite: "jsonb_each(?)",
         postgres: "jsonb_array_elements(CAST(? AS jsonb))",
     },
     // Those of a list of texts, whose type is `Keys`. It costs PostgreSQL less than rows of JSON. A list that it saw while it
@@ -79,6 +79,13 @@ pub(super) const PAIRS: [Pair; 26] = [
         name: "found",
         sqlite: "IS NOT NULL",
         postgres: "= ANY(ARRAY(?))",
+    },
+    // Whether a job is in the index of those that have ended, in the words by which each engine knows it: for a long IN SQLite
+    // makes a table, and by an OR PostgreSQL would look thrice.
+    Pair {
+        name: "ended",
+        sqlite: "(status = 'done' OR status = 'dead' OR status = 'cancelled')",
+        postgres: "status IN ('done', 'dead', 'cancelled')",
     },
     // Where a row is, for a statement that has just found and locked it: no index is asked again. One that was written
     // meanwhile is elsewhere, and is not found.
@@ -838,7 +845,7 @@ statements! {
     JobKeyHolder: "SELECT id FROM {job} WHERE name = $1 AND unique_key = $2 AND unique_key IS NOT NULL \
         AND status IN ('queued', 'running')";
     JobEnded: "SELECT id, CASE WHEN unique_key IS NULL THEN NULL ELSE name END, unique_key FROM {job} \
-        WHERE status = $1 AND status IN ('done', 'dead', 'cancelled') \
+        WHERE status = $1 AND {ended} \
         AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3)";
     // Each part by the index that holds it.
     JobUnended: concat!(unended!("queued", "due AND limit_key IS NULL"), " UNION ALL ",
@@ -858,15 +865,15 @@ statements! {
         " RETURNING job, attempt");
     AttemptList: "SELECT attempt, worker, started_at, ended_at, error FROM {attempt} WHERE job = $1 \
         ORDER BY ended_at, attempt";
-    JobPrune: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 \
-        AND status IN ('done', 'dead', 'cancelled') AND finished_at <= $2 \
+    JobPrune: "WITH batch AS MATERIALIZED (SELECT id AS batch_id FROM {job} WHERE status = $1 AND {ended} \
+        AND finished_at <= $2 \
         ORDER BY finished_at LIMIT $3 {skip_locked}) \
         DELETE FROM {job} WHERE id {among:SELECT batch_id FROM batch} \
         AND status = $1 AND finished_at <= $2 RETURNING id";
     AttemptPrune: "DELETE FROM {attempt} AS attempt \
         WHERE attempt.job {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e}";
     // When those ended that are too many, the newest first.
-    JobBeyond: "SELECT finished_at FROM {job} WHERE status = $1 AND status IN ('done', 'dead', 'cancelled') \
+    JobBeyond: "SELECT finished_at FROM {job} WHERE status = $1 AND {ended} \
         ORDER BY finished_at DESC LIMIT $3 OFFSET $2";
 
     // Its row keeps off whoever else claims of the queue by its limits, until the transaction ends. Not its key: those

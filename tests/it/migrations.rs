@@ -1,9 +1,10 @@
 //! Laying and upgrading the tables.
 
-use larder::Cache;
 use larder::database::SchemaPolicy;
+use larder::{Cache, Queue, Worker};
 
 use crate::support::{TestDatabase, both_engines, upgraded};
+use crate::work::{give_back, job, once, probe};
 
 /// Everything that the database's catalogue says of larder's schema.
 async fn catalogue(db: &TestDatabase) -> Vec<String> {
@@ -117,6 +118,24 @@ both_engines! {
         other.open().await.close().await;
         assert_eq!(upgraded, catalogue(&other).await);
         other.end().await;
+    }
+
+    async fn what_is_long_is_compressed_by_lz4(db) {
+        let database = db.open().await;
+        let words: Vec<_> = (0..2_000).map(|n| format!("word {n}")).collect();
+        Cache::new(database.clone()).set("key", &words).await.unwrap();
+        let queue = Queue::new(database);
+        let id = queue.enqueue(&probe(serde_json::json!(words))).await.unwrap().id;
+        let worker = Worker::new(db.open().await).options(once()).register(give_back);
+        worker.run_until(std::future::pending()).await.unwrap();
+        // SQLite compresses nothing, and has no such function: there the values are whole, and that is all.
+        if !db.is_sqlite() {
+            let methods = "SELECT pg_column_compression(value) FROM {}cached_item UNION ALL \
+                SELECT pg_column_compression(payload) || ' ' || pg_column_compression(result) FROM {}job";
+            assert_eq!(db.texts(methods).await, ["lz4", "lz4 lz4"]);
+        }
+        assert_eq!(db.cache().await.get::<Vec<String>>("key").await.unwrap().unwrap(), words);
+        assert_eq!(job(&queue, id).await.result.unwrap().get(), serde_json::to_string(&words).unwrap());
     }
 
     async fn newer_tables_are_refused_by_name(db) {
