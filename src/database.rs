@@ -554,6 +554,17 @@ impl Database {
         }
     }
 
+    /// Whether one of PostgreSQL's connections may be kept: others have some, and nobody waits for them to come back.
+    pub(crate) fn can_spare_a_connection(&self) -> bool {
+        match &self.inner.pool {
+            Pool::Sqlite { .. } => false,
+            Pool::Postgres(pool) => {
+                let opens_more = pool.size() < pool.options().get_max_connections();
+                !pool.is_closed() && (opens_more || pool.num_idle() > 0)
+            }
+        }
+    }
+
     /// How long a call waits for a connection.
     pub(crate) fn acquire_timeout(&self) -> Duration {
         match &self.inner.pool {

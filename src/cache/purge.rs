@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Cache;
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Sql, Tx, query};
+use crate::database::{Connection, Database, JsonText, Sql, Tx, query};
 use crate::error::{Error, Result};
 
 /// The first batch, and the bounds that later ones are fitted to.
@@ -18,8 +18,9 @@ const MOST_BATCH: usize = 5_000;
 const ONE_WRITER: Duration = Duration::from_millis(3);
 /// The pause after a batch. Timers are late by up to a millisecond, and 2 ms are enough.
 const PAUSE: Duration = Duration::from_millis(1);
-/// On PostgreSQL a batch holds up those alone who want its very rows.
-const MANY_WRITERS: Duration = Duration::from_millis(10);
+/// On PostgreSQL a batch holds up those who want its very rows, and those who want its processor: a system may leave them
+/// waiting for a process that has much to do, for several milliseconds each time, although another processor is idle.
+const MANY_WRITERS: Duration = Duration::from_millis(2);
 /// So many expired rows are listed at once, some 8 bytes each.
 const LISTED: usize = 500_000;
 /// After so many batches the log is folded, in the place of a pause: what is left of it for a writer to fold is little.
@@ -107,12 +108,20 @@ impl<'a> Purge<'a> {
         deleted
     }
 
-    /// From the oldest deadline on, passing by what others hold.
+    /// From the oldest deadline on, passing by what others hold; on one connection as long as others have some.
     async fn by_deadline(&mut self, now: Timestamp) -> Result<u64> {
         let (mut deleted, mut batch, mut from) = (0, FIRST_BATCH, Timestamp::MIN);
+        let mut kept = None;
         loop {
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => self.cache.database().write().await?,
+            };
             let started = Instant::now();
-            let (found, count, last) = self.delete_batch(now, batch, from).await?;
+            let (found, count, last) = self.delete_batch(&mut connection, now, batch, from).await?;
+            let took = started.elapsed();
+            let database = self.cache.database();
+            kept = database.can_spare_a_connection().then_some(connection);
             deleted += count;
             self.tell(deleted);
             // Of those that were found some may have been renewed since, or be kept by somebody's trigger.
@@ -121,7 +130,7 @@ impl<'a> Purge<'a> {
             }
             // What was deleted leaves entries in the index, which the next batch need not pass.
             from = last.unwrap_or(from);
-            batch = fitted(MANY_WRITERS, batch, started.elapsed());
+            batch = fitted(MANY_WRITERS, batch, took);
         }
     }
 
@@ -194,13 +203,13 @@ impl<'a> Purge<'a> {
     /// last of their deadlines.
     async fn delete_batch(
         &self,
+        connection: &mut Connection,
         now: Timestamp,
         batch: usize,
         from: Timestamp,
     ) -> Result<(u64, u64, Option<Timestamp>)> {
         let database = self.cache.database();
         let batch = i64::try_from(batch).unwrap_or(i64::MAX);
-        let mut connection = database.write().await?;
         let mut tx = connection.tx();
         let (found, count, last, _): (i64, i64, Option<Timestamp>, String) = query!(
             database,

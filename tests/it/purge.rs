@@ -84,6 +84,59 @@ both_engines! {
         assert!(batches > 2, "{batches}");
     }
 
+    async fn a_pool_of_one_connection_is_there_for_others_between_batches(db) {
+        let cache = larder::Cache::new(db.options().max_connections(1).connect().await.unwrap());
+        cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        let (writer, runtime) = (cache.clone(), tokio::runtime::Handle::current());
+        let purge = cache.purge().on_progress(|_| {
+            let (writer, (tell, told)) = (writer.clone(), std::sync::mpsc::channel());
+            runtime.spawn(async move { tell.send(writer.set("new", &1).await) });
+            told.recv_timeout(std::time::Duration::from_secs(9)).expect("the purge keeps it").unwrap();
+        });
+        assert_eq!(purge.run().await.unwrap(), 2_500);
+    }
+
+    async fn a_purge_keeps_one_of_many_connections_until_the_pool_is_closed(db) {
+        // On SQLite it has connections of its own.
+        if db.is_sqlite() {
+            return;
+        }
+        let cache = db.cache().await;
+        db.execute("CREATE TABLE {}deleter (process integer PRIMARY KEY)").await;
+        db.execute(
+            "CREATE FUNCTION {}note() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS \
+             $$ BEGIN INSERT INTO {}deleter VALUES (pg_backend_pid()) ON CONFLICT DO NOTHING; RETURN NULL; END $$; \
+             CREATE TRIGGER note AFTER DELETE ON {}cached_item FOR EACH ROW EXECUTE FUNCTION {}note()",
+        )
+        .await;
+        // The pool lends in turn those that it has.
+        let both = [cache.database().begin().await.unwrap(), cache.database().begin().await.unwrap()];
+        for transaction in both {
+            transaction.rollback().await.unwrap();
+        }
+        cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        assert_eq!(cache.purge().run().await.unwrap(), 2_500);
+        assert_eq!(db.execute("DELETE FROM {}deleter").await, 1);
+
+        cache.set_many((0..2_500).map(|n| (format!("old:{n}"), n)), -1).await.unwrap();
+        let (closed, runtime) = (cache.clone(), tokio::runtime::Handle::current());
+        let mut closing = None;
+        let purge = cache.purge().on_progress(|_| {
+            if closing.is_none() {
+                let database = closed.database().clone();
+                closing = Some(runtime.spawn(async move { database.close().await }));
+                let (writer, (tell, told)) = (closed.clone(), std::sync::mpsc::channel());
+                runtime.spawn(async move {
+                    while writer.set("new", &1).await.is_ok() {}
+                    tell.send(())
+                });
+                told.recv_timeout(std::time::Duration::from_secs(9)).expect("it is not closed");
+            }
+        });
+        purge.run().await.expect_err("it goes on without its pool");
+        closing.unwrap().await.unwrap();
+    }
+
     async fn a_purge_of_a_namespace_leaves_the_others_and_what_others_were_built_from(db) {
         let cache = db.cache().await;
         let other = cache.namespace("other").unwrap();
