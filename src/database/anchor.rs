@@ -14,12 +14,13 @@ use rusqlite::Connection;
 use tokio::runtime::Handle;
 
 use super::here::held;
+use super::log::{self, Mode};
 
 /// After so many reads the lock is taken anew; that many within [`LULL`] are without a pause.
 const READS: u64 = 64;
 const LULL: Duration = Duration::from_millis(5);
-/// Bytes of a log that is left alone. A file keeps its length when it is begun anew, until its last connection is closed.
-const LONG: u64 = 16 * 1024 * 1024;
+/// A log of so many pages is left alone until it is begun anew.
+const LONG: u32 = 4_000;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Anchor(Arc<Shared>);
@@ -90,7 +91,8 @@ impl Lock {
         let Some(connection) = &self.connection else {
             return;
         };
-        if !connection.path().is_some_and(has_short_log) {
+        let look = log::ask(connection, Mode::Look);
+        if !look.is_ok_and(|answer| answer.log.pages < LONG) {
             return;
         }
         self.is_held = connection
@@ -109,10 +111,6 @@ impl Lock {
             self.connection = None;
         }
     }
-}
-
-fn has_short_log(file: &str) -> bool {
-    std::fs::metadata(format!("{file}-wal")).is_ok_and(|log| log.len() < LONG)
 }
 
 /// Releases the lock when the reads pause, or its runtime ends.
@@ -185,6 +183,29 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(!held(&anchor.0.lock).is_watched);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_has_grown_long_is_left_alone_until_it_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("app.db");
+        let writer = open(&file);
+        writer.execute_batch("CREATE TABLE t (n)").unwrap();
+        let grow = format!("INSERT INTO t VALUES (zeroblob({}))", 4096 * LONG);
+        writer.execute(&grow, ()).unwrap();
+        let anchor = Anchor::default();
+        let now = Instant::now();
+        let read = || (0..2 * READS).for_each(|_| anchor.count(|| now, || Some(open(&file))));
+        read();
+        assert!(!held(&anchor.0.lock).is_held);
+        log::ask(&writer, Mode::BeginAnew).unwrap();
+        log::touch(&writer).unwrap();
+        let log = format!("{}-wal", file.display());
+        let length = std::fs::metadata(log).unwrap().len();
+        assert!(length > u64::from(4096 * LONG), "it keeps its length");
+        read();
+        assert!(held(&anchor.0.lock).is_held);
+        assert!(!folds(&writer), "it holds what it sees");
     }
 
     #[test]
