@@ -113,22 +113,24 @@ impl Jobs {
         });
     }
 
-    async fn run(self: &Arc<Self>, claimed: &Claimed, mut task: Task<String>) -> Outcome {
+    async fn run(&self, claimed: &Claimed, mut task: Task<String>) -> Outcome {
         match self.handlers.get(&claimed.name) {
             Err(error) => self.failed(claimed, None, JobError::retry(error)),
             Ok(registered) => {
                 task.inject_data(self.context(claimed));
-                let (jobs, job, life) = (self.clone(), claimed.id, claimed.life);
-                let (registered_, running) = (registered.clone(), claimed.hold.running().clone());
+                let (job, running) = (claimed.id, claimed.hold.running().clone());
+                let (pulse, life, gone) = (self.pulse.clone(), claimed.life, self.gone.clone());
+                let registered_here = registered.clone();
                 // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
+                // It has none of what the finisher waits for to be gone: a handler may hold its thread for good.
                 let begin = async move {
-                    if jobs.gone.is_cancelled() || !jobs.pulse.holds(life, Moment::now()) {
+                    if gone.is_cancelled() || !pulse.holds(life, Moment::now()) {
                         return Turn::Lost;
                     }
                     if running.cancellation.is_cancelled() {
                         return Turn::Cancelled;
                     }
-                    Turn::Ended(memoized::attempt(registered_, task, job, running).await)
+                    Turn::Ended(memoized::attempt(registered_here, task, job, running).await)
                 };
                 let handler = tokio::spawn(IN_HANDLER.scope((), begin));
                 let mut handler = AbortOnDropHandle::new(handler);

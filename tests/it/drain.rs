@@ -121,17 +121,21 @@ both_engines! {
         let queue = Queue::new(db.open().await);
         let (release, blocked) = std::sync::mpsc::channel::<()>();
         let blocked = Arc::new(std::sync::Mutex::new(blocked));
+        let begun = Arc::new(Notify::new());
+        let begins = begun.clone();
         let mut options = lively();
         options.shutdown_timeout = Duration::from_millis(50);
         let worker = start(Worker::new(db.open().await).options(options).register(move |_: Probe| {
-            let blocked = blocked.clone();
+            let (blocked, begins) = (blocked.clone(), begins.clone());
             async move {
+                begins.notify_one();
                 tokio::task::block_in_place(|| blocked.lock().unwrap().recv().ok());
                 Ok::<_, JobError>(Value::Null)
             }
         }));
         let id = queue.enqueue(&probe(0)).await.unwrap().id;
         becomes(&queue, id, JobStatus::Running).await;
+        within(begun.notified()).await;
         assert_eq!(worker.end().await, Ended::Drained);
         assert_eq!(job(&queue, id).await.status, JobStatus::Queued);
         drop(release);
