@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::proxy::Proxy;
 use crate::support::{TestDatabase, run_on};
-use crate::work::{Probe, becomes, eventually, lively, probe, start};
+use crate::work::{Probe, becomes, eventually, gated, lively, probe, start};
 
 /// What larder logs on this thread.
 #[derive(Clone, Default)]
@@ -66,11 +66,6 @@ fn logged(
         .build()
         .unwrap();
     run_on(&runtime, database, async |db| test(db, &logs).await);
-}
-
-async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<Value, JobError> {
-    gate.acquire().await?.forget();
-    Ok(job.value)
 }
 
 #[test]

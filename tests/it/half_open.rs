@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use larder::database::DatabaseOptions;
 use larder::queue::JobStatus;
-use larder::{Cache, JobError, Queue, Worker};
+use larder::{Cache, Queue, Worker};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Semaphore;
 
 use crate::proxy::Proxy;
 use crate::support::{TestDatabase, run};
-use crate::work::{Probe, becomes, eventually, give_back, lively, probe, start, without_polling};
+use crate::work::{
+    Probe, becomes, eventually, gated, give_back, lively, probe, start, without_polling,
+};
 
 pub(crate) async fn through(db: &TestDatabase, proxy: &Proxy) -> larder::database::Database {
     DatabaseOptions::new(&proxy.url)
@@ -21,11 +23,6 @@ pub(crate) async fn through(db: &TestDatabase, proxy: &Proxy) -> larder::databas
         .connect()
         .await
         .unwrap()
-}
-
-async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<serde_json::Value, JobError> {
-    gate.acquire().await?.forget();
-    Ok(job.value)
 }
 
 /// How many statements of others wait for a lock of this test's tables.

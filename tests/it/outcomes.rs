@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::proxy::Proxy;
 use crate::support::{TestDatabase, both_engines, run};
 use crate::work::{
-    Probe, becomes, count, eventually, give_back, job, lively, probe, start, ticking,
+    Probe, becomes, count, eventually, gated, give_back, job, lively, probe, start, ticking,
 };
 
 /// The database as a role has it whose statements may take no longer than this.
@@ -41,13 +41,7 @@ fn an_outcome_that_the_servers_timeout_cut_short_is_written_when_it_may() {
         let gate = Arc::new(Semaphore::new(0));
         let handler = {
             let gate = gate.clone();
-            move |job: Probe| {
-                let gate = gate.clone();
-                async move {
-                    gate.acquire().await?.forget();
-                    Ok::<Value, JobError>(job.value)
-                }
-            }
+            move |job| gated(gate.clone(), job)
         };
         let worker = Worker::new(hurried(db, "500ms").await).options(lively());
         let worker = start(worker.register(handler));
@@ -161,21 +155,15 @@ both_engines! {
         let gate = Arc::new(Semaphore::new(0));
         let handler = {
             let gate = gate.clone();
-            move |_: Probe| {
-                let gate = gate.clone();
-                async move {
-                    gate.acquire().await?.forget();
-                    Ok::<Value, JobError>(Value::Null)
-                }
-            }
+            move |job| gated(gate.clone(), job)
         };
         let mut elsewhere = lively();
         elsewhere.queues = Some(vec!["elsewhere".to_owned()]);
         let other = start(Worker::new(db.open().await).options(elsewhere).register(give_back));
         let worker = start(Worker::new(db.open().await).options(lively()).register(handler));
         let mut ids = Vec::new();
-        for n in 0..3 {
-            let id = queue.enqueue(&probe(n)).await.unwrap().id;
+        for _ in 0..3 {
+            let id = queue.enqueue(&probe(Value::Null)).await.unwrap().id;
             becomes(&queue, id, JobStatus::Running).await;
             ids.push(id);
         }

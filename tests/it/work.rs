@@ -1,6 +1,7 @@
 //! Workers in tests, and waiting for what they do: for an event, with a deadline, and never for time to pass.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use larder::clock::Clock;
@@ -10,7 +11,7 @@ use larder::worker::{Ended, WorkerOptions};
 use larder::{JobError, Queue, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::support::TestDatabase;
@@ -34,6 +35,12 @@ pub(crate) fn probe(value: impl Into<Value>) -> Probe {
 
 /// The plainest handler.
 pub(crate) async fn give_back(job: Probe) -> Result<Value, JobError> {
+    Ok(job.value)
+}
+
+/// One that waits for a permit first: `move |job| gated(gate.clone(), job)`.
+pub(crate) async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<Value, JobError> {
+    gate.acquire().await?.forget();
     Ok(job.value)
 }
 
