@@ -141,6 +141,8 @@ impl Drop for Watch {
 mod tests {
     use std::path::Path;
 
+    use rusqlite::OpenFlags;
+
     use super::*;
 
     fn open(file: &Path) -> Connection {
@@ -150,6 +152,12 @@ mod tests {
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
             .unwrap();
         connection
+    }
+
+    /// As larder opens it.
+    fn open_to_read(file: &Path) -> Connection {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Connection::open_with_flags(file, flags).unwrap()
     }
 
     /// Whether all of the log can be folded and overwritten, which whoever reads of it prevents.
@@ -168,7 +176,8 @@ mod tests {
         writer.execute_batch("CREATE TABLE t (n)").unwrap();
         let anchor = Anchor::default();
         let now = Instant::now();
-        let read = |count| (0..count).for_each(|_| anchor.count(|| now, || Some(open(&file))));
+        let read =
+            |count| (0..count).for_each(|_| anchor.count(|| now, || Some(open_to_read(&file))));
         let insert = || writer.execute("INSERT INTO t VALUES (1)", ()).unwrap();
         read(READS);
         insert();
@@ -195,7 +204,8 @@ mod tests {
         writer.execute(&grow, ()).unwrap();
         let anchor = Anchor::default();
         let now = Instant::now();
-        let read = || (0..2 * READS).for_each(|_| anchor.count(|| now, || Some(open(&file))));
+        let read =
+            || (0..2 * READS).for_each(|_| anchor.count(|| now, || Some(open_to_read(&file))));
         read();
         assert!(!held(&anchor.0.lock).is_held);
         log::ask(&writer, Mode::BeginAnew).unwrap();
@@ -220,7 +230,7 @@ mod tests {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().unwrap();
             runtime.block_on(async {
-                (0..2 * READS).for_each(|_| anchor.count(|| now, || Some(open(&file))));
+                (0..2 * READS).for_each(|_| anchor.count(|| now, || Some(open_to_read(&file))));
             });
             writer.execute("INSERT INTO t VALUES (1)", ()).unwrap();
             assert!(!folds(&writer));
