@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// The first batch, and the bounds that later ones are fitted to.
 const FIRST_BATCH: usize = 500;
+/// The first one of a connection that knows neither the statement nor any page yet.
+const COLD_BATCH: usize = 100;
 const LEAST_BATCH: usize = 20;
 const MOST_BATCH: usize = 5_000;
 
@@ -18,11 +20,15 @@ const MOST_BATCH: usize = 5_000;
 const ONE_WRITER: Duration = Duration::from_millis(3);
 /// The pause after a batch. Timers are late by up to a millisecond, and 2 ms are enough.
 const PAUSE: Duration = Duration::from_millis(1);
+/// The longest, while the disk has not taken what was written.
+const LONG_PAUSE: Duration = Duration::from_millis(30);
 /// On PostgreSQL a batch holds up those who want its very rows, and those who want its processor: a system may leave them
 /// waiting for a process that has much to do, for several milliseconds each time, although another processor is idle.
 const MANY_WRITERS: Duration = Duration::from_millis(2);
-/// So many expired rows are listed at once, some 8 bytes each.
+/// So many expired rows are sorted at once, some 8 bytes each.
 const LISTED: usize = 500_000;
+/// And so many listed by one read, which keeps what is written meanwhile from being folded.
+const LISTED_AT_ONCE: usize = 50_000;
 /// After so many batches the log is folded, in the place of a pause: what is left of it for a writer to fold is little.
 const FOLD: u64 = 2;
 
@@ -136,10 +142,11 @@ impl<'a> Purge<'a> {
 
     /// Where they lie in the file: neighbours share pages, and each page that a batch touches is written anew.
     async fn by_place(&mut self, database: &Database, now: Timestamp) -> Result<u64> {
-        let (mut deleted, mut batches, mut size) = (0, 0_u64, FIRST_BATCH);
+        let (mut deleted, mut batches, mut size) = (0, 0_u64, COLD_BATCH);
         let mut after = (Timestamp::MIN, 0);
         loop {
-            let Some((mut places, last)) = list(database, now, after, LISTED).await? else {
+            let listed = list_in_pieces(database, now, after, LISTED, LISTED_AT_ONCE).await?;
+            let Some((mut places, last)) = listed else {
                 return Ok(deleted);
             };
             after = last;
@@ -161,7 +168,8 @@ impl<'a> Purge<'a> {
                 if !is_folded_aside && batches.is_multiple_of(FOLD) {
                     database.fold_log().await?;
                 } else {
-                    tokio::time::sleep(PAUSE).await;
+                    let database = self.cache.database();
+                    pause(|| database.have_log_looked_at() && database.is_log_behind()).await;
                 }
             }
         }
@@ -255,6 +263,35 @@ impl<'a> Purge<'a> {
     }
 }
 
+/// Lets others write, and the disk take what was written.
+async fn pause(is_behind: impl Fn() -> bool) {
+    let began = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        if !is_behind() || began.elapsed() >= LONG_PAUSE {
+            return;
+        }
+    }
+}
+
+/// As [`list`], `at_once` by one read; up to as many more as `most`.
+async fn list_in_pieces(
+    database: &Database,
+    now: Timestamp,
+    mut after: (Timestamp, i64),
+    most: usize,
+    at_once: usize,
+) -> Result<Option<(Vec<i64>, (Timestamp, i64))>> {
+    let mut places = Vec::new();
+    while places.len() < most
+        && let Some((more, last)) = list(database, now, after, at_once).await?
+    {
+        places.extend(more);
+        after = last;
+    }
+    Ok((!places.is_empty()).then_some((places, after)))
+}
+
 /// Where so many items lie that have expired, by their deadlines, and deadline and place of the last of them; of those that
 /// come after one such. None where there are no more.
 async fn list(
@@ -305,8 +342,8 @@ mod tests {
         cache.set_with("live", &1, 3_600).await.unwrap();
         let (database, now) = (cache.database(), cache.now());
         let (mut listed, mut after) = (Vec::new(), (Timestamp::MIN, 0));
-        while let Some((places, last)) = list(database, now, after, 3).await.unwrap() {
-            assert!((1..=3).contains(&places.len()), "{places:?}");
+        while let Some((places, last)) = list_in_pieces(database, now, after, 5, 3).await.unwrap() {
+            assert!([6, 5].contains(&places.len()), "{places:?}");
             listed.extend(places);
             after = last;
         }
@@ -315,6 +352,15 @@ mod tests {
         listed.dedup();
         assert_eq!(listed.len(), 11);
         assert_eq!(cache.clear_expired().await.unwrap(), 11);
+    }
+
+    #[tokio::test]
+    async fn a_pause_lasts_while_the_log_is_behind_and_ends_though_the_disk_takes_nothing() {
+        let looks = std::cell::Cell::new(0);
+        let look = || looks.replace(looks.get() + 1);
+        pause(|| look() < 2).await;
+        assert_eq!(looks.get(), 3);
+        pause(|| true).await;
     }
 
     #[test]

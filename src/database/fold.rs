@@ -2,10 +2,11 @@
 //!
 //! SQLite lets whoever writes when the log is long fold it, and wait for the disk meanwhile. Here writers only tell how long
 //! the log has become. What is folded while others write on costs them nothing. The log is begun anew when all of it is
-//! folded, which the pauses of writers see to. Where they make none, they wait for what is left once it has grown long.
+//! folded, which the pauses of writers see to. Where they make none, they wait once it has grown long, for the little that
+//! is left by then.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -23,17 +24,19 @@ use super::log::{self, Log, Mode};
 const PAGES: u32 = 1_000;
 /// With so many, writers make short pauses: they write faster than the disk takes it.
 const BEHIND: u32 = 2 * PAGES;
-/// A log of so many pages is begun anew although others write on.
-const LONG: u32 = 3 * PAGES;
+/// A log of so many pages is begun anew although others write on: some 64 MB. Each time they wait for the disk thrice, and it is
+/// slow now and then.
+const LONG: u32 = 16 * PAGES;
+/// So few are left for then, if that many rounds of folding come to it.
+const FEW: u32 = PAGES / 4;
+const ROUNDS: usize = 8;
 /// One of so many is folded by whoever writes, by SQLite's own means: nobody else has come to it.
-pub(super) const TOO_LONG: u32 = 6 * PAGES;
+pub(super) const TOO_LONG: u32 = 4 * LONG;
 /// Before a look, so that what is written at once is looked at once.
 const GATHER: Duration = Duration::from_millis(5);
 /// Who has begun to read before keeps what is written from being folded: so often it is looked again, at growing intervals.
 const LOOKS: u32 = 8;
 const LOOK: Duration = Duration::from_millis(20);
-/// How often the log is asked to begin anew while writers wait.
-const ATTEMPTS: usize = 4;
 
 /// Folds the log of one file for the writers of one database.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ struct Shared {
     /// What it was when somebody last told, and how much of it was folded then.
     pages: AtomicU32,
     folded: AtomicU32,
+    /// Whether somebody reads what is older than the rest of it, which cannot be folded until they have read.
+    is_read: AtomicBool,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -67,6 +72,7 @@ impl Fold {
             due: AtomicU32::new(PAGES),
             pages: AtomicU32::new(0),
             folded: AtomicU32::new(0),
+            is_read: AtomicBool::new(false),
             state: Mutex::default(),
             wake: Condvar::new(),
         }))
@@ -114,7 +120,8 @@ impl Fold {
     /// Whether writers are to make pauses.
     pub(super) fn is_behind(&self) -> bool {
         let pages = self.0.pages.load(Ordering::Relaxed);
-        pages >= LONG || pages >= self.0.folded.load(Ordering::Relaxed) + BEHIND
+        let folded = self.0.folded.load(Ordering::Relaxed);
+        (pages >= LONG || pages >= folded + BEHIND) && !self.0.is_read.load(Ordering::Relaxed)
     }
 
     /// Ends the thread, for good, and waits until it has given up its connection.
@@ -185,54 +192,74 @@ impl Shared {
         Ok(connection)
     }
 
+    /// Whether there is nothing left to do for now.
     fn fold(&self, connection: &Connection) -> rusqlite::Result<bool> {
-        let before = self.see(connection)?;
-        if before.pages < PAGES || before.pages < before.folded + PAGES && !before.is_folded() {
-            return Ok(before.pages < PAGES);
+        let mut log = self.see(connection)?;
+        if log.pages < PAGES {
+            return Ok(true);
         }
-        log::ask(connection, Mode::Fold)?;
-        let after = self.see(connection)?;
-        if after.is_folded() {
-            return self.begin_anew(connection, false);
-        }
-        if after.pages < LONG {
-            return Ok(false);
-        }
-        // What the disk has before, nobody waits for.
-        flush(&self.file);
-        log::ask(connection, Mode::Fold)?;
-        flush(&self.file);
-        self.begin_anew(connection, true)
-    }
-
-    /// Begins the log anew where all of it is folded, or folds what is left while nobody writes. Its first page waits for the
-    /// disk, and is written here for that. Whether there is nothing left to do.
-    fn begin_anew(&self, connection: &Connection, folds: bool) -> rusqlite::Result<bool> {
-        let _turn = self.turn.blocking_lock();
-        for _ in 0..ATTEMPTS {
-            let now = self.see(connection)?;
-            if now.pages < PAGES {
-                return Ok(true);
+        for _ in 0..ROUNDS {
+            let enough = if log.pages < LONG { PAGES } else { FEW };
+            if log.left() < enough {
+                break;
             }
-            if !folds && !now.is_folded() {
+            if !self.fold_what_is_there(connection)? {
                 return Ok(false);
             }
-            if !log::ask(connection, Mode::BeginAnew)?.was_busy {
-                log::touch(connection)?;
-                self.see(connection)?;
-                return Ok(true);
-            }
+            log = self.see(connection)?;
         }
-        Ok(false)
+        if log.pages < LONG && !log.is_folded() {
+            return Ok(false);
+        }
+        self.begin_anew(connection)
+    }
+
+    /// Has the disk take it too: nobody waits for that, as they do when the log is begun anew. Whether nobody stood in the way.
+    fn fold_what_is_there(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let before = self.see(connection)?;
+        let was_busy = log::ask(connection, Mode::Fold)?.was_busy;
+        let after = self.see(connection)?;
+        // Who folds it as well, or has begun it anew, is no reader.
+        let is_left = after.pages >= before.pages && after.folded < before.pages;
+        let is_read = is_left && !was_busy;
+        self.is_read.store(is_read, Ordering::Relaxed);
+        if after.folded > before.folded {
+            flush(&self.file);
+        }
+        Ok(!was_busy && !is_read)
+    }
+
+    /// Folds what is left while nobody writes, and begins the log anew. Its first page waits for the disk, and is written
+    /// here for that. Whether there is nothing left to do.
+    fn begin_anew(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let _turn = self.turn.blocking_lock();
+        let log = self.see(connection)?;
+        if log.pages < PAGES {
+            return Ok(true);
+        }
+        if log.pages < LONG && !log.is_folded() {
+            return Ok(false);
+        }
+        if log::ask(connection, Mode::BeginAnew)?.was_busy {
+            return Ok(false);
+        }
+        log::touch(connection)?;
+        self.see(connection)?;
+        Ok(true)
     }
 
     /// What the log is now, told to those who write.
     fn see(&self, connection: &Connection) -> rusqlite::Result<Log> {
         let log = log::ask(connection, Mode::Look)?.log;
+        self.tell(log);
+        Ok(log)
+    }
+
+    fn tell(&self, log: Log) {
         self.pages.store(log.pages, Ordering::Relaxed);
         self.folded.store(log.folded, Ordering::Relaxed);
-        self.due.store(log.folded + PAGES, Ordering::Relaxed);
-        Ok(log)
+        let due = LONG.min(log.folded + PAGES);
+        self.due.store(due, Ordering::Relaxed);
     }
 }
 
@@ -249,6 +276,11 @@ impl Database {
             here.fold.ask();
         }
         here.is_some()
+    }
+
+    /// Whether whoever writes much is to wait for the log of an SQLite file to be folded.
+    pub(crate) fn is_log_behind(&self) -> bool {
+        self.shared_here().is_some_and(|here| here.fold.is_behind())
     }
 }
 
@@ -327,8 +359,37 @@ mod tests {
         );
     }
 
+    fn log(pages: u32, folded: u32) -> Log {
+        Log { pages, folded }
+    }
+
+    fn fold_of(file: &Path, now: Log) -> Fold {
+        let fold = Fold::new(file.to_owned(), Arc::default());
+        fold.0.tell(now);
+        fold
+    }
+
+    #[test]
+    fn writers_make_pauses_by_what_is_left_and_while_a_long_log_is_begun_anew() {
+        let of = |now| {
+            let fold = fold_of(Path::new(""), now);
+            (fold.is_behind(), fold.is_too_long())
+        };
+        assert_eq!(of(log(LONG - 1, LONG - BEHIND)), (false, false));
+        assert_eq!(of(log(LONG - 1, LONG - 1 - BEHIND)), (true, false));
+        assert_eq!(of(log(LONG, LONG)), (true, false));
+        assert_eq!(of(log(TOO_LONG, TOO_LONG)), (true, true));
+    }
+
+    #[test]
+    fn a_log_is_looked_at_when_much_is_left_of_it_or_when_it_has_grown_long() {
+        let due = |now| fold_of(Path::new(""), now).0.due.load(Ordering::Relaxed);
+        assert_eq!(due(log(PAGES, 10)), PAGES + 10);
+        assert_eq!(due(log(LONG - 1, LONG - 1)), LONG);
+    }
+
     #[tokio::test]
-    async fn a_log_that_somebody_reads_is_folded_when_they_have_read_and_writers_are_told_meanwhile()
+    async fn a_log_that_somebody_reads_is_folded_when_they_have_read_and_writers_make_no_pauses_meanwhile()
      {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("app.db");
@@ -337,18 +398,36 @@ mod tests {
         reader
             .execute_batch("BEGIN; SELECT count(*) FROM t")
             .unwrap();
+        fill(&writer, LONG);
         let fold = Fold::new(file, Arc::default());
-        fill(&writer, LONG);
-        fold.wrote(log::written());
-        assert!(fold.is_behind() && !fold.is_too_long());
-        fill(&writer, LONG);
-        fold.wrote(log::written());
-        assert!(fold.is_too_long());
+        let folds = fold.0.open().unwrap();
+        // To wait for the turn of writers, which is what it does first to begin the log anew, would panic here.
+        assert!(!fold.0.fold(&folds).unwrap());
+        let seen = log::ask(&writer, Mode::Look).unwrap().log;
+        assert!(seen.left() >= LONG && !fold.is_behind(), "{seen:?}");
         reader.execute_batch("COMMIT").unwrap();
         fold.ask();
         comes_to(&writer, |log| log.pages < PAGES).await;
         fold.close().await;
         assert!(!fold.is_behind() && !fold.is_too_long());
+    }
+
+    #[tokio::test]
+    async fn a_long_log_is_folded_before_writers_wait_for_it_to_be_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("app.db");
+        let (writer, turn) = (opened(&file), Arc::new(Turns::new(())));
+        writer.execute_batch("CREATE TABLE t (x)").unwrap();
+        fill(&writer, LONG);
+        let fold = Fold::new(file, turn.clone());
+        let held = turn.lock().await;
+        fold.ask();
+        let log = comes_to(&writer, Log::is_folded).await;
+        assert!(log.pages >= LONG && fold.is_behind());
+        drop(held);
+        comes_to(&writer, |log| log.pages < PAGES).await;
+        fold.close().await;
+        assert!(!fold.is_behind());
     }
 
     #[tokio::test]
@@ -360,7 +439,7 @@ mod tests {
         let fold = Fold::new(file, turn.clone());
         let began = Instant::now();
         let (mut pages, mut times) = (0, 0);
-        while times < 3 {
+        while times < 2 {
             let turn = turn.lock().await;
             fill(&writer, 10);
             let now = log::written();

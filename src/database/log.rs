@@ -15,6 +15,11 @@ impl Log {
     pub(super) fn is_folded(self) -> bool {
         self.pages == self.folded
     }
+
+    /// How many pages are not folded.
+    pub(super) fn left(self) -> u32 {
+        self.pages.saturating_sub(self.folded)
+    }
 }
 
 /// What is done with the log.
