@@ -50,9 +50,9 @@ pub use redact::redact_url;
 pub use sql::Engine;
 pub(crate) use sql::Sql;
 pub use types::Id;
-pub(crate) use types::{JsonText, Keys, RowText};
 #[cfg(feature = "worker")]
-pub(crate) use types::{Readable, readable};
+pub(crate) use types::{CommonText, Readable, readable};
+pub(crate) use types::{JsonText, Keys, RowText};
 #[cfg(feature = "worker")]
 pub(crate) use wakeups::Wakeup;
 pub(crate) use wakeups::Wakeups;

@@ -76,7 +76,8 @@ impl Database {
         bytes: usize,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        given(self.patience(bytes), work).await
+        // Large, and moved several times otherwise.
+        given(self.patience(bytes), Box::pin(work)).await
     }
 
     /// [`Database::answered`] sooner, but no sooner than within `acquire_timeout`.

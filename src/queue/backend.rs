@@ -32,7 +32,7 @@ use crate::database::RowText;
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) id: JobId,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
     pub(crate) attempt: i32,
     pub(crate) max_attempts: i32,
@@ -57,7 +57,7 @@ impl Claimed {
         let begun_before = usize::try_from(self.attempt - 1).unwrap_or(0);
         TaskBuilder::new(())
             .with_data(data)
-            .task_id(TaskId::from_string(self.id.to_string()))
+            .task_id(TaskId::from_string(self.id.text()))
             // apalis counts the attempt when it begins.
             .attempt(begun_before)
             .max_attempts(usize::try_from(self.max_attempts).unwrap_or(usize::MAX))
@@ -91,7 +91,8 @@ impl JobBackend {
         }
     }
 
-    pub(crate) fn with_data(self, data: Extensions) -> Self {
+    pub(crate) fn with_data(self, mut data: Extensions) -> Self {
+        make_room(&mut data);
         Self { data, ..self }
     }
 
@@ -109,6 +110,18 @@ impl JobBackend {
         }
         self.stopped.as_mut().poll(cx)
     }
+}
+
+/// Room for what each task is given besides, which a clone has too: else each would move all that it has to make some.
+fn make_room(data: &mut Extensions) {
+    #[derive(Clone)]
+    struct One;
+    #[derive(Clone)]
+    struct Other;
+    data.insert(One);
+    data.insert(Other);
+    data.remove::<One>();
+    data.remove::<Other>();
 }
 
 impl Backend for JobBackend {
@@ -199,7 +212,7 @@ mod tests {
             let id = JobId(uuid::Uuid::now_v7());
             let claimed = Claimed {
                 id,
-                name: "test".to_owned(),
+                name: "test".into(),
                 queue: "default".into(),
                 attempt: 1,
                 max_attempts: 1,

@@ -69,9 +69,7 @@ impl Control {
                 self.worker
             )?
         };
-        for attempt in readable(attempts) {
-            self.held.cancel(attempt);
-        }
+        self.held.cancel(&readable(attempts).into_iter().collect());
         Ok(())
     }
 
@@ -95,7 +93,8 @@ impl Control {
         }
         let rows: Vec<_> = unwritten
             .iter()
-            .map(|((id, attempt), progress)| {
+            .map(|(running, progress)| {
+                let (id, attempt) = running.attempt();
                 let (done, total) = progress.stored();
                 (id, attempt, done, total)
             })
@@ -113,7 +112,9 @@ impl Control {
             rows,
             self.worker
         )?;
-        self.held.written(&unwritten);
+        for (running, progress) in unwritten {
+            running.written(progress);
+        }
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::pulse::{Life, Moment, Pulse};
 use super::slots::Slots;
 use crate::clock::Timestamp;
 use crate::database::{
-    Database, JsonText, Kept, Parameter, Readable, RowText, Sql, query, readable,
+    CommonText, Database, JsonText, Kept, Parameter, Readable, RowText, Sql, query, readable,
 };
 use crate::error::Result;
 
@@ -67,7 +67,7 @@ pub(crate) struct Fetcher {
 /// A claimed job: id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload, started_at.
 pub(crate) type Row = (
     JobId,
-    String,
+    CommonText,
     i32,
     i32,
     Option<RowText>,
@@ -402,9 +402,10 @@ impl Fetcher {
         let rows: Vec<Readable<Begun>> =
             query!(self.database, tx, fetch_all, Sql::JobHeld, self.worker)?;
         drop(connection);
+        let held = held.attempts();
         let lost: Vec<_> = readable(rows)
             .into_iter()
-            .filter(|(id, attempt, _)| !held.contains(*id, *attempt))
+            .filter(|(id, attempt, _)| !held.contains(&(*id, *attempt)))
             .collect();
         if lost.is_empty() {
             return Ok(());
@@ -516,7 +517,7 @@ fn hand_on(mut rows: Vec<Row>, queue: &Served, limited: bool, life: Life, held: 
         };
         let claimed = Claimed {
             id,
-            name,
+            name: name.0,
             queue: queue.name.clone(),
             attempt,
             max_attempts,

@@ -236,16 +236,16 @@ impl Writer {
         }
         // In the order in which others lock many rows, and each kind by itself: one transaction for all would hold the
         // failed ones, which it locks first, while it waits for one that is done and comes before them.
-        done.sort_unstable_by_key(|row| row.0);
+        done.sort_unstable_by_key(|row| row.0.0.as_u128());
         reported.sort_unstable_by_key(|row| row.0);
         failed.sort_unstable_by_key(|row| row.0);
         released.sort_unstable();
         unbegun.sort_unstable();
         if let Some(&(_, attempt, result)) = done.first() {
             if done.iter().all(|row| (row.1, row.2) == (attempt, result)) {
-                let jobs: Vec<_> = done.iter().map(|row| row.0).collect();
+                let jobs = JobId::array_of(done.iter().map(|row| row.0));
                 let result = JsonText(result.to_owned());
-                self.write_done(&batch_of(&jobs)?, attempt, &result).await?;
+                self.write_done(&jobs, attempt, &result).await?;
             } else {
                 self.update(Sql::JobDone, &batch_of(&done)?).await?;
             }

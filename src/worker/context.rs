@@ -76,7 +76,6 @@ pub struct JobContext {
     /// The instant that its schedule named.
     pub tick: Option<DateTime<Utc>>,
     pub(super) running: Arc<RunningAttempt>,
-    pub(super) stopping: CancellationToken,
 }
 
 impl JobContext {
@@ -87,20 +86,20 @@ impl JobContext {
     /// `cx.cancellation().cancelled().await` waits for it, and `run_until_cancelled` runs a future no longer.
     #[must_use]
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.running.cancellation
+        self.running.cancellation()
     }
 
     /// Whether somebody has cancelled the job.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.running.cancellation.is_cancelled()
+        self.running.is_cancelled()
     }
 
     /// Cancelled when the worker is told to stop. The job is not called off: a handler that can finish soon does, and
     /// one that cannot goes back to its queue when `shutdown_timeout` is over.
     #[must_use]
     pub fn stopping(&self) -> &CancellationToken {
-        &self.stopping
+        self.running.stopping()
     }
 
     /// Says that `done` of `total` are done. It takes no time and cannot fail, and may be called as often as one likes:

@@ -1,8 +1,10 @@
 //! Running one claimed job: the service that apalis workers call.
 
 use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
@@ -20,7 +22,7 @@ use crate::database::RowText;
 use crate::queue::backend::Claimed;
 use crate::queue::finish::{Finished, Outcome, Sender};
 use crate::queue::held::RunningAttempt;
-use crate::queue::pulse::{Moment, Pulse};
+use crate::queue::pulse::{Life, Moment, Pulse};
 use crate::queue::{Backoff, stored_error, to_delta};
 
 tokio::task_local! {
@@ -43,16 +45,36 @@ pub(super) struct Jobs {
     pub(super) handlers: Handlers,
     pub(super) finished: Sender<Finished>,
     pub(super) clock: Clock,
-    pub(super) pulse: Arc<Pulse>,
     pub(super) backoff: Backoff,
     /// How long the handler of a cancelled job may go on.
     pub(super) cancel_timeout: Duration,
-    /// Told at the beginning of the drain.
-    pub(super) stopping: CancellationToken,
-    /// Told when handlers that still run are to be given up.
-    pub(super) give_up: CancellationToken,
+    pub(super) alive: Arc<Alive>,
+}
+
+/// Whether a worker may begin what it has claimed. It has none of what the finisher waits for to be gone: a handler may
+/// hold its thread, and this, for good.
+pub(super) struct Alive {
+    pub(super) pulse: Arc<Pulse>,
     /// Told when the worker is no more: its future was dropped.
     pub(super) gone: CancellationToken,
+}
+
+/// One attempt, until its outcome is sent. By hand, since there is one for each job and it is moved: an `async fn` would
+/// have room for all that it might have to wait for.
+pub(super) struct Attempting {
+    begun: Option<Begun>,
+    /// Until it is over.
+    claimed: Option<Claimed>,
+    /// What apalis knows of it, until it is begun.
+    task: Option<Task<()>>,
+    jobs: Arc<Jobs>,
+}
+
+struct Begun {
+    registered: Arc<Registered>,
+    handler: AbortOnDropHandle<Turn>,
+    /// Ends when its handler has had its time after a cancellation. There is none before somebody asks for the token.
+    outstayed: Option<BoxFuture<'static, ()>>,
 }
 
 /// How the handler's own task ended.
@@ -67,38 +89,135 @@ enum Turn {
 impl Service<Task<Claimed>> for Dispatch {
     type Response = ();
     type Error = BoxDynError;
-    type Future = BoxFuture<'static, Result<(), BoxDynError>>;
+    type Future = Attempting;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, task: Task<Claimed>) -> Self::Future {
-        let jobs = self.0.clone();
         let mut claimed = None;
         let task = task.map_args(|args| claimed = Some(args));
-        async move {
-            if let Some(claimed) = claimed {
-                jobs.attempt(claimed, task).await;
-            }
-            Ok(())
+        Attempting {
+            begun: None,
+            claimed,
+            task: Some(task),
+            jobs: self.0.clone(),
         }
-        .boxed()
+    }
+}
+
+impl Future for Attempting {
+    type Output = Result<(), BoxDynError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let outcome = ready!(this.poll_outcome(cx));
+        this.begun = None;
+        if let (Some(claimed), Some(outcome)) = (this.claimed.take(), outcome) {
+            this.jobs.end(claimed, outcome);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Attempting {
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        let Some(claimed) = &mut self.claimed else {
+            return Poll::Ready(None);
+        };
+        if let Some(task) = self.task.take() {
+            match self.jobs.begin(claimed, task) {
+                Ok(begun) => self.begun = Some(begun),
+                Err(outcome) => return Poll::Ready(Some(outcome)),
+            }
+        }
+        match &mut self.begun {
+            Some(begun) => self.jobs.poll_begun(claimed, begun, cx).map(Some),
+            None => Poll::Ready(None),
+        }
     }
 }
 
 impl Jobs {
-    /// `task` has what apalis knows of it.
-    async fn attempt(self: Arc<Self>, mut claimed: Claimed, task: Task<()>) {
+    /// Starts the handler, or says what comes of an attempt that has none.
+    fn begin(&self, claimed: &mut Claimed, task: Task<()>) -> Result<Begun, Outcome> {
+        if !claimed.slot.is_taken() {
+            return Err(Outcome::Unbegun);
+        }
         let broken = RowText::Broken(String::new());
-        let outcome = match std::mem::replace(&mut claimed.payload, broken) {
-            _ if !claimed.slot.is_taken() => Outcome::Unbegun,
-            RowText::Text(payload) => self.run(&claimed, task.map_args(|()| payload)).await,
-            RowText::Broken(_) => {
-                let error = JobError::abort("its payload is no text in UTF-8");
-                self.failed(&claimed, None, error)
-            }
+        let RowText::Text(payload) = std::mem::replace(&mut claimed.payload, broken) else {
+            let error = JobError::abort("its payload is no text in UTF-8");
+            return Err(self.failed(claimed, None, error));
         };
+        let registered = match self.handlers.shared(&claimed.name) {
+            Ok(registered) => registered.clone(),
+            Err(error) => return Err(self.failed(claimed, None, JobError::retry(error))),
+        };
+        let mut task = task.map_args(|()| payload);
+        task.inject_data(context(claimed));
+        let turn = turn(
+            self.alive.clone(),
+            claimed.life,
+            registered.clone(),
+            task,
+            claimed.hold.running().clone(),
+        );
+        // In a box: tokio moves what it is given, and has room for it wherever its output goes.
+        let handler = tokio::spawn(IN_HANDLER.scope((), turn.boxed()));
+        Ok(Begun {
+            registered,
+            handler: AbortOnDropHandle::new(handler),
+            outstayed: None,
+        })
+    }
+
+    fn poll_begun(
+        &self,
+        claimed: &Claimed,
+        begun: &mut Begun,
+        cx: &mut Context<'_>,
+    ) -> Poll<Outcome> {
+        let registered = Some(&*begun.registered);
+        if let Poll::Ready(ended) = Pin::new(&mut begun.handler).poll(cx) {
+            return Poll::Ready(match ended {
+                // Somebody else may be at it already.
+                Ok(Turn::Lost) => Outcome::Released,
+                // Its row says so too, and makes that of what was not begun.
+                Ok(Turn::Cancelled) => Outcome::Unbegun,
+                Ok(Turn::Ended(Ok(result))) => {
+                    tracing::debug!(job.id = %claimed.id, job.name = &*claimed.name, "done");
+                    Outcome::Done { result }
+                }
+                Ok(Turn::Ended(Err(error))) => self.failed(claimed, registered, error),
+                Err(error) => self.failed(claimed, registered, panicked(error)),
+            });
+        }
+        let running = claimed.hold.running();
+        running.wake_on_change(cx.waker());
+        if running.is_given_up() {
+            begun.handler.abort();
+            return Poll::Ready(Outcome::Released);
+        }
+        let Some(cancellation) = running.cancellation_asked_for() else {
+            return Poll::Pending;
+        };
+        let outstayed = begun.outstayed.get_or_insert_with(|| {
+            let (cancellation, timeout) = (cancellation.clone(), self.cancel_timeout);
+            async move {
+                cancellation.cancelled().await;
+                tokio::time::sleep(timeout).await;
+            }
+            .boxed()
+        });
+        ready!(outstayed.as_mut().poll(cx));
+        begun.handler.abort();
+        let timeout = seconds(self.cancel_timeout);
+        let error = format!("it was cancelled, and dropped when it had not ended {timeout} later");
+        Poll::Ready(self.failed(claimed, registered, JobError::abort(error)))
+    }
+
+    fn end(&self, mut claimed: Claimed, outcome: Outcome) {
         claimed.hold.end();
         let slot =
             (claimed.limited || matches!(outcome, Outcome::Retry { .. })).then_some(claimed.slot);
@@ -111,75 +230,6 @@ impl Jobs {
             _hold: claimed.hold,
             _slot: slot,
         });
-    }
-
-    async fn run(&self, claimed: &Claimed, mut task: Task<String>) -> Outcome {
-        match self.handlers.get(&claimed.name) {
-            Err(error) => self.failed(claimed, None, JobError::retry(error)),
-            Ok(registered) => {
-                task.inject_data(self.context(claimed));
-                let (job, running) = (claimed.id, claimed.hold.running().clone());
-                let (pulse, life, gone) = (self.pulse.clone(), claimed.life, self.gone.clone());
-                let registered_here = registered.clone();
-                // Asked when its turn has come: until then others may have held up the thread, or the process stood still.
-                // It has none of what the finisher waits for to be gone: a handler may hold its thread for good.
-                let begin = async move {
-                    if gone.is_cancelled() || !pulse.holds(life, Moment::now()) {
-                        return Turn::Lost;
-                    }
-                    if running.cancellation.is_cancelled() {
-                        return Turn::Cancelled;
-                    }
-                    Turn::Ended(memoized::attempt(registered_here, task, job, running).await)
-                };
-                let handler = tokio::spawn(IN_HANDLER.scope((), begin));
-                let mut handler = AbortOnDropHandle::new(handler);
-                tokio::select! {
-                    biased;
-                    ended = &mut handler => match ended {
-                        // Somebody else may be at it already.
-                        Ok(Turn::Lost) => Outcome::Released,
-                        // Its row says so too, and makes that of what was not begun.
-                        Ok(Turn::Cancelled) => Outcome::Unbegun,
-                        Ok(Turn::Ended(Ok(result))) => {
-                            tracing::debug!(job.id = %claimed.id, job.name = claimed.name, "done");
-                            Outcome::Done { result }
-                        }
-                        Ok(Turn::Ended(Err(error))) => self.failed(claimed, Some(registered), error),
-                        Err(error) => self.failed(claimed, Some(registered), panicked(error)),
-                    },
-                    () = self.give_up.cancelled() => {
-                        handler.abort();
-                        Outcome::Released
-                    }
-                    () = self.outstayed(claimed.hold.running()) => {
-                        handler.abort();
-                        let timeout = seconds(self.cancel_timeout);
-                        let error = format!("it was cancelled, and dropped when it had not ended {timeout} later");
-                        self.failed(claimed, Some(registered), JobError::abort(error))
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns when the job was cancelled and its handler had its time to end.
-    async fn outstayed(&self, running: &RunningAttempt) {
-        running.cancellation.cancelled().await;
-        tokio::time::sleep(self.cancel_timeout).await;
-    }
-
-    fn context(&self, claimed: &Claimed) -> JobContext {
-        JobContext {
-            id: claimed.id,
-            queue: claimed.queue.to_string(),
-            attempt: claimed.attempt,
-            max_attempts: claimed.max_attempts,
-            schedule: claimed.schedule.clone().map(RowText::into_readable),
-            tick: claimed.tick.map(Into::into),
-            running: claimed.hold.running().clone(),
-            stopping: self.stopping.clone(),
-        }
     }
 
     /// What comes of a failed attempt; it is logged here, and nowhere else.
@@ -195,8 +245,8 @@ impl Jobs {
             .unwrap_or(self.backoff);
         let attempt = u32::try_from(claimed.attempt).unwrap_or(1);
         let error = stored_error(failure.message);
-        if claimed.hold.running().cancellation.is_cancelled() {
-            tracing::info!(job.id = %claimed.id, job.name = claimed.name, attempt, error, "the job was cancelled");
+        if claimed.hold.running().is_cancelled() {
+            tracing::info!(job.id = %claimed.id, job.name = &*claimed.name, attempt, error, "the job was cancelled");
             return Outcome::Cancelled { error };
         }
         let wait = match failure.retry {
@@ -207,12 +257,12 @@ impl Jobs {
         };
         let Some(wait) = wait else {
             tracing::error!(
-                job.id = %claimed.id, job.name = claimed.name, attempt, error, "the job failed and is dead"
+                job.id = %claimed.id, job.name = &*claimed.name, attempt, error, "the job failed and is dead"
             );
             return Outcome::Dead { error };
         };
         tracing::warn!(
-            job.id = %claimed.id, job.name = claimed.name, attempt, error, retry_in_ms = wait.as_millis(), "the job failed"
+            job.id = %claimed.id, job.name = &*claimed.name, attempt, error, retry_in_ms = wait.as_millis(), "the job failed"
         );
         Outcome::Retry {
             error,
@@ -221,15 +271,46 @@ impl Jobs {
     }
 }
 
-/// The handler's run, ended by its type's timeout.
-pub(super) async fn limited(
-    registered: Registered,
+/// What the handler's own task does. Whether it may begin is asked when its turn has come: until then others may have held up
+/// the thread, or the process stood still.
+async fn turn(
+    alive: Arc<Alive>,
+    life: Life,
+    registered: Arc<Registered>,
     task: Task<String>,
+    running: Arc<RunningAttempt>,
+) -> Turn {
+    if alive.gone.is_cancelled() || !alive.pulse.holds(life, Moment::now()) {
+        return Turn::Lost;
+    }
+    drop(alive);
+    if running.is_cancelled() {
+        return Turn::Cancelled;
+    }
+    Turn::Ended(memoized::attempt(&registered, task, running).await)
+}
+
+fn context(claimed: &Claimed) -> JobContext {
+    JobContext {
+        id: claimed.id,
+        queue: (*claimed.queue).to_owned(),
+        attempt: claimed.attempt,
+        max_attempts: claimed.max_attempts,
+        schedule: claimed.schedule.clone().map(RowText::into_readable),
+        tick: claimed.tick.map(Into::into),
+        running: claimed.hold.running().clone(),
+    }
+}
+
+/// `run`, ended by the timeout of its job's type.
+pub(super) async fn limited(
+    registered: &Registered,
+    run: BoxFuture<'static, Result<String, JobError>>,
 ) -> Result<String, JobError> {
-    let run = (registered.run)(task);
     match registered.timeout {
         None => run.await,
-        Some(timeout) => match tokio::time::timeout(timeout, run).await {
+        // Apart: it has a timer in it, and the task of each job would have room for one.
+        Some(timeout) => match Box::pin(tokio::time::timeout(timeout, run)).await {
             Ok(ended) => ended,
             Err(_) => Err(JobError::retry(format!(
                 "it took longer than its timeout of {}",

@@ -11,14 +11,12 @@ use apalis_core::task::Task;
 use apalis_core::task::extensions::Extensions;
 use apalis_core::task::from_request::FromRequest;
 use apalis_core::task::into_response::IntoResponse;
-use apalis_core::task::task_fn::task_fn;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
-use tower::Service;
 
 use super::JobError;
-use crate::cache::Memo;
+use crate::cache::{Cache, Memo};
 use crate::error::{Error, Result};
 use crate::queue::{Backoff, Job, NewJob};
 
@@ -42,9 +40,15 @@ macro_rules! handler {
             $($Argument: FromRequest<Task<J>, Error: std::error::Error + Send + Sync + 'static> + Send + 'static),*
         {
             fn run(&self, task: Task<J>) -> BoxFuture<'static, Result<J::Output, BoxDynError>> {
-                #[allow(unused_parens, reason = "apalis writes one argument without a tuple")]
-                let mut service = task_fn::<F, J, ($($Argument),*)>(self.clone());
-                service.call(task).boxed()
+                let handler = self.clone();
+                async move {
+                    $(
+                        #[allow(non_snake_case, reason = "it is named like its type")]
+                        let $Argument = <$Argument as FromRequest<Task<J>>>::from_request(&task).await.map_err(Box::new)?;
+                    )*
+                    handler(task.args, $($Argument),*).await.into_response()
+                }
+                .boxed()
             }
         }
     };
@@ -60,7 +64,14 @@ handler!(A1, A2, A3, A4, A5, A6);
 handler!(A1, A2, A3, A4, A5, A6, A7);
 handler!(A1, A2, A3, A4, A5, A6, A7, A8);
 
-type Run = dyn Fn(Task<String>) -> BoxFuture<'static, Result<String, JobError>> + Send + Sync;
+type Run = BoxFuture<'static, Result<String, JobError>>;
+
+/// What an attempt begins with.
+pub(super) enum Begun {
+    Runs(Run),
+    /// Its result is remembered in this cache.
+    Remembers(Box<(Memo, Cache)>, Task<String>),
+}
 
 /// A job type and its handler.
 #[derive(Clone)]
@@ -74,10 +85,13 @@ pub struct Registered {
     pub max_attempts: Option<u16>,
     pub(super) backoff: Option<Backoff>,
     pub(super) timeout: Option<Duration>,
-    pub(super) run: Arc<Run>,
+    run: Arc<dyn Fn(Task<String>) -> Run + Send + Sync>,
+    begin: Arc<dyn Fn(Task<String>) -> Begun + Send + Sync>,
     check: fn(&str) -> Result<(), serde_json::Error>,
     fits: Option<Arc<Fits>>,
     memo: Arc<MemoOf>,
+    /// Whether `memo` is the one that jobs of this type have themselves.
+    own_memo: bool,
 }
 
 type MemoOf = dyn Fn(&str, &Extensions) -> Option<Memo> + Send + Sync;
@@ -118,6 +132,22 @@ impl Registered {
         self.fits
             .as_ref()
             .map_or(Ok(()), |fits| fits(payload.get(), data))
+    }
+
+    /// Runs the handler.
+    pub(super) fn run(&self, task: Task<String>) -> Run {
+        (self.run)(task)
+    }
+
+    /// Runs the handler, unless the job's result is remembered.
+    pub(super) fn begin(&self, task: Task<String>) -> Begun {
+        if self.own_memo {
+            return (self.begin)(task);
+        }
+        match remembered(self.memo(&task.args, task.data()), task.data()) {
+            Some(remembered) => Begun::Remembers(remembered, task),
+            None => Begun::Runs(self.run(task)),
+        }
     }
 
     /// What a job with this payload says of its result, where its handler is given this data.
@@ -163,27 +193,37 @@ impl Registered {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Handlers {
-    by_name: BTreeMap<&'static str, Registered>,
+    by_name: BTreeMap<&'static str, Arc<Registered>>,
 }
 
 impl Handlers {
     /// Runs jobs of type `J` by `handler`.
     #[must_use]
     pub fn register<J: Job, Args: 'static>(mut self, handler: impl Handler<J, Args>) -> Self {
-        let run = move |task: Task<String>| -> BoxFuture<'static, Result<String, JobError>> {
+        let run = move |task: Task<()>, job: Result<J, serde_json::Error>| -> Run {
             let handler = handler.clone();
             async move {
-                let task = task
-                    .try_map_args(|payload| decode::<J>(&payload))
-                    .map_err(|error| {
-                        JobError::abort(format!("its payload does not fit the job: {error}"))
-                    })?;
-                let output = handler.run(task).await.map_err(JobError::from_boxed)?;
-                serde_json::to_string(&output).map_err(|error| {
+                let job = job.map_err(|error| {
+                    JobError::abort(format!("its payload does not fit the job: {error}"))
+                })?;
+                let run = handler.run(task.map_args(|()| job));
+                let output = run.await.map_err(JobError::from_boxed)?;
+                encode(&output).map_err(|error| {
                     JobError::retry(format!("its result does not serialise to JSON: {error}"))
                 })
             }
             .boxed()
+        };
+        let begin = {
+            let run = run.clone();
+            move |task: Task<String>| {
+                let job = decode::<J>(&task.args);
+                let memo = job.as_ref().ok().and_then(J::memo);
+                match remembered(memo, task.data()) {
+                    Some(remembered) => Begun::Remembers(remembered, task),
+                    None => Begun::Runs(run(task.map_args(drop), job)),
+                }
+            }
         };
         let registered = Registered {
             name: J::NAME,
@@ -191,11 +231,17 @@ impl Handlers {
             max_attempts: J::MAX_ATTEMPTS,
             backoff: J::BACKOFF,
             timeout: J::TIMEOUT,
-            run: Arc::new(run),
+            run: Arc::new(move |task| {
+                let job = decode(&task.args);
+                run(task.map_args(drop), job)
+            }),
+            begin: Arc::new(begin),
             check: |payload| decode::<J>(payload).map(drop),
             fits: None,
             memo: Arc::new(|payload, _| decode::<J>(payload).ok()?.memo()),
+            own_memo: true,
         };
+        let registered = Arc::new(registered);
         self.by_name.insert(J::NAME, registered);
         self
     }
@@ -217,7 +263,7 @@ impl Handlers {
     #[must_use]
     pub fn fitting<J: Job, T: 'static>(mut self, fits: fn(&J, &T) -> Result<()>) -> Self {
         if let Some(registered) = self.by_name.get_mut(J::NAME) {
-            registered.fits = Some(Arc::new(move |payload, data| {
+            Arc::make_mut(registered).fits = Some(Arc::new(move |payload, data| {
                 // One that does not decode is refused for that, and other data is no concern of this.
                 match (decode::<J>(payload), data.downcast_ref::<T>()) {
                     (Ok(job), Some(data)) => fits(&job, data),
@@ -262,6 +308,8 @@ impl Handlers {
         memo: fn(&J, &T) -> Option<Memo>,
     ) -> Self {
         if let Some(registered) = self.by_name.get_mut(J::NAME) {
+            let registered = Arc::make_mut(registered);
+            registered.own_memo = false;
             registered.memo =
                 Arc::new(move |payload, data| memo(&decode::<J>(payload).ok()?, data.get::<T>()?));
         }
@@ -286,6 +334,10 @@ impl Handlers {
     /// # Errors
     /// Where there is none, naming those that there are.
     pub fn get(&self, name: &str) -> Result<&Registered> {
+        self.shared(name).map(|registered| &**registered)
+    }
+
+    pub(super) fn shared(&self, name: &str) -> Result<&Arc<Registered>> {
         self.by_name.get(name).ok_or_else(|| {
             Error::invalid(format!(
                 "there is no job named {name:?}: choose one of {}",
@@ -293,6 +345,18 @@ impl Handlers {
             ))
         })
     }
+}
+
+/// The memo, and where what it says is kept.
+fn remembered(memo: Option<Memo>, data: &Extensions) -> Option<Box<(Memo, Cache)>> {
+    Some(Box::new((memo?, data.get::<Cache>()?.clone())))
+}
+
+/// A result. Most are short: serde's own would begin with 128 bytes, more than the allocator has at hand in many threads.
+fn encode(output: &impl serde::Serialize) -> Result<String, serde_json::Error> {
+    let mut json = Vec::with_capacity(32);
+    serde_json::to_writer(&mut json, output)?;
+    String::from_utf8(json).map_err(serde::ser::Error::custom)
 }
 
 /// A payload, of which the enqueuer has limited the depth.

@@ -8,9 +8,9 @@ use apalis_core::task::Task;
 use futures::FutureExt;
 
 use super::dispatch::{limited, panic_message};
+use super::handler::Begun;
 use super::{JobError, Registered};
 use crate::cache::{Cache, MadeBy, Memo, Turn};
-use crate::queue::JobId;
 use crate::queue::held::RunningAttempt;
 
 /// How often a handler is run again within its attempt because its result was invalidated while it ran. After that the
@@ -19,30 +19,28 @@ const AGAIN: u32 = 3;
 
 /// The result of the attempt, computed or found.
 pub(super) async fn attempt(
-    registered: Registered,
+    registered: &Registered,
     task: Task<String>,
-    job: JobId,
     running: Arc<RunningAttempt>,
 ) -> Result<String, JobError> {
-    let memo = registered.memo(&task.args, task.data());
-    let cache = memo
-        .as_ref()
-        .and_then(|_| task.data().get::<Cache>().cloned());
-    let (Some(memo), Some(cache)) = (memo, cache) else {
-        return limited(registered, task).await;
-    };
-    // Apart: it is large, and most jobs are not memoized.
-    Box::pin(remembered(registered, task, job, running, memo, cache)).await
+    match registered.begin(task) {
+        Begun::Runs(run) => limited(registered, run).await,
+        // Apart: it is large, and most jobs are not memoized.
+        Begun::Remembers(remembered_in, task) => {
+            let (memo, cache) = *remembered_in;
+            Box::pin(remembered(registered, task, running, memo, cache)).await
+        }
+    }
 }
 
 async fn remembered(
-    registered: Registered,
+    registered: &Registered,
     task: Task<String>,
-    job: JobId,
     running: Arc<RunningAttempt>,
     memo: Memo,
     cache: Cache,
 ) -> Result<String, JobError> {
+    let (job, _) = running.attempt();
     memo.check().map_err(JobError::abort)?;
     // As whoever calls it would enqueue it.
     let made_by = MadeBy {
@@ -56,7 +54,7 @@ async fn remembered(
         let turn = tokio::select! {
             biased;
             turn = cache.turn_of(&memo, job, again == 0) => turn?,
-            () = running.cancellation.cancelled() => {
+            () = running.cancellation().cancelled() => {
                 return Err(JobError::retry("it was cancelled while it waited for somebody else who computes its result"));
             }
         };
@@ -67,7 +65,7 @@ async fn remembered(
             }
             Turn::Computes(computation) => computation,
         };
-        let run = computation.run(limited(registered.clone(), task.clone()));
+        let run = computation.run(limited(registered, registered.run(task.clone())));
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => {
@@ -89,7 +87,7 @@ async fn remembered(
             .await
         {
             Ok(true) => return Ok(result),
-            Ok(false) if again < AGAIN && !running.cancellation.is_cancelled() => {
+            Ok(false) if again < AGAIN && !running.is_cancelled() => {
                 again += 1;
                 tracing::info!(job.id = %job, key = memo.key(), "its result was invalidated while it ran: it runs again");
             }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::dispatch::{Dispatch, Jobs};
+use super::dispatch::{Alive, Dispatch, Jobs};
 use super::{Ended, Worker, listen};
 use crate::database::{Database, Engine};
 use crate::error::{Error, Result};
@@ -47,8 +47,7 @@ pub(super) struct Running {
     /// Told to stop at the beginning of the drain, and at its end.
     fetching: CancellationToken,
     present: CancellationToken,
-    /// Told when handlers that still run are to be given up.
-    give_up: CancellationToken,
+    held: Held,
     background: Vec<AbortOnDropHandle<()>>,
     /// The apalis workers, one a queue; the fetcher starts them.
     apalis: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -97,11 +96,7 @@ impl Running {
             scheduler.catch_up().await?;
         }
 
-        let (fetching, present, give_up) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
+        let (fetching, present) = (CancellationToken::new(), CancellationToken::new());
         let (finished, outcomes) = finish::channel();
         let finisher = Finisher {
             database: database.clone(),
@@ -112,7 +107,7 @@ impl Running {
         let (wake, control, held) = (
             Arc::new(Notify::new()),
             Arc::new(Notify::new()),
-            Held::default(),
+            Held::new(fetching.clone()),
         );
         let mut background = vec![spawn({
             let (presence, present) = (presence.clone(), present.clone());
@@ -146,12 +141,12 @@ impl Running {
             handlers,
             finished,
             clock: database.clock().clone(),
-            pulse: pulse.clone(),
             backoff: options.backoff,
             cancel_timeout: options.shutdown_timeout,
-            stopping: fetching.clone(),
-            give_up: give_up.clone(),
-            gone: gone.clone(),
+            alive: Arc::new(Alive {
+                pulse: pulse.clone(),
+                gone: gone.clone(),
+            }),
         }));
         let workers = apalis.clone();
         let serve = Box::new(move |queue: &str, backend: JobBackend| {
@@ -192,7 +187,7 @@ impl Running {
                 audit_interval: options.rescue_after,
                 once: options.once,
             },
-            held,
+            held: held.clone(),
             pulse,
             wake,
             stop: fetching.clone(),
@@ -209,7 +204,7 @@ impl Running {
             finisher,
             fetching,
             present,
-            give_up,
+            held,
             background,
             apalis,
             workers: Vec::new(),
@@ -238,7 +233,7 @@ impl Running {
             () = tokio::time::sleep_until(deadline) => tracing::warn!("shutdown_timeout is over, jobs go back to their queue"),
             () = &mut force => ended = Ended::Forced,
         }
-        self.give_up.cancel();
+        self.held.give_up();
         if ended == Ended::Drained {
             let last = deadline.max(tokio::time::Instant::now() + LAST_TRY);
             tokio::select! {

@@ -1,6 +1,7 @@
 //! What handlers send to the finisher. It is woken for as many as it waits for, and not for each: its thread is another
 //! one than theirs.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ pub(crate) trait Weighed {
 pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             wanted: 1,
             closed: false,
         }),
@@ -32,7 +33,7 @@ struct Shared<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    waiting: Vec<T>,
+    waiting: VecDeque<T>,
     /// The receiver is woken when so many wait.
     wanted: usize,
     closed: bool,
@@ -69,7 +70,7 @@ impl<T> Sender<T> {
     pub(crate) fn send(&self, one: T) {
         let shared = &self.0.0;
         let mut state = shared.lock();
-        state.waiting.push(one);
+        state.waiting.push_back(one);
         let enough = state.waiting.len() == state.wanted;
         drop(state);
         if enough {
@@ -91,9 +92,9 @@ pub(super) struct Most {
 }
 
 impl Most {
-    fn of<T: Weighed>(self, waiting: &[T]) -> usize {
+    fn of<'t, T: Weighed + 't>(self, waiting: impl IntoIterator<Item = &'t T>) -> usize {
         let mut bytes = 0;
-        let fits = waiting.iter().take(self.count).take_while(|one| {
+        let fits = waiting.into_iter().take(self.count).take_while(|one| {
             let is_first = bytes == 0;
             bytes += one.bytes().max(1);
             is_first || bytes <= self.bytes
@@ -114,8 +115,8 @@ impl<T: Weighed> Receiver<T> {
                 }
                 if state.closed || state.waiting.len() >= wanted {
                     let count = most.of(&state.waiting);
-                    let left = state.waiting.split_off(count);
-                    return Some(std::mem::replace(&mut state.waiting, left));
+                    // What stays is left where it is, for its senders wait meanwhile.
+                    return Some(state.waiting.drain(..count).collect());
                 }
                 state.wanted = wanted;
             }
