@@ -23,6 +23,8 @@ mod pace;
 mod redact;
 #[cfg(feature = "worker")]
 mod replan;
+#[cfg(feature = "worker")]
+mod rows;
 pub(crate) mod sql;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -47,11 +49,11 @@ pub(crate) use here::{Bind, HereRow, Parameter, Written};
 pub(crate) use kept::Kept;
 pub use migrate::{MigrationStatus, SchemaPolicy};
 pub use redact::redact_url;
+#[cfg(feature = "worker")]
+pub(crate) use rows::{CommonText, Ids, Readable, readable};
 pub use sql::Engine;
 pub(crate) use sql::Sql;
 pub use types::Id;
-#[cfg(feature = "worker")]
-pub(crate) use types::{CommonText, Readable, readable};
 pub(crate) use types::{JsonText, Keys, RowText};
 #[cfg(feature = "worker")]
 pub(crate) use wakeups::Wakeup;

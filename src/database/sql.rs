@@ -39,11 +39,11 @@ pub(super) const PAIRS: [Pair; 27] = [
         sqlite: "IN (SELECT value FROM json_each(?))",
         postgres: "= ANY(CAST((SELECT CAST(? AS text[])) AS text[]))",
     },
-    // The ids of a JSON array. Of an array of its own PostgreSQL would expect ten, and look each up among all of them.
+    // The jobs of a list of ids, whose type is `Ids`. Joined with one, PostgreSQL would look each up among all of the others.
     Pair {
-        name: "ids",
-        sqlite: "SELECT e.value AS id FROM json_each(?) AS e",
-        postgres: "SELECT CAST(e AS uuid) AS id FROM jsonb_array_elements_text(CAST(? AS jsonb)) AS e",
+        name: "of",
+        sqlite: "FROM (SELECT e.value AS id FROM json_each(?) AS e) AS e WHERE job.id IS NOT NULL AND job.id = e.id",
+        postgres: "WHERE job.id = ANY(CAST((SELECT CAST(? AS uuid[])) AS uuid[]))",
     },
     // Bytes of a value as it is stored, which neither engine reads it for.
     Pair {
@@ -784,10 +784,8 @@ statements! {
         FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id \
         AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = e.attempt";
     // Jobs whose attempts have the same number and the same result, as a rule the first and none.
-    JobDoneSame: "WITH e AS MATERIALIZED ({ids:$1}) \
-        UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:$5}, error = NULL, finished_at = $3 \
-        FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id \
-        AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = $4";
+    JobDoneSame: "UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:$5}, error = NULL, finished_at = $3 \
+        {of:$1} AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = $4";
     // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error, progress.
     JobFinish: concat!("UPDATE {job} AS job SET status = ", ends!(status), ", due = FALSE, \
         run_at = CASE WHEN ", ends!(again), " THEN {time:e.value->>3} ELSE job.run_at END, \

@@ -77,7 +77,7 @@ fn types(name: &str) -> Vec<PgTypeInfo> {
         "JobDone" | "JobFinish" | "JobRelease" | "JobUnclaim" | "AttemptKeep" => {
             &["json", "uuid", "timestamptz"]
         }
-        "JobDoneSame" => &["json", "uuid", "timestamptz", "int4", "json"],
+        "JobDoneSame" => &["uuid[]", "uuid", "timestamptz", "int4", "json"],
         "JobRescue" | "JobCancel" | "JobRetry" => &["json", "timestamptz", "text"],
         "AttemptLose" => &["timestamptz", "timestamptz", "text"],
         _ => &[],

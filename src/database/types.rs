@@ -1,8 +1,5 @@
 //! How larder's own types travel on each engine.
 
-#[cfg(feature = "worker")]
-use std::{cell::RefCell, sync::Arc};
-
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use sqlx::encode::IsNull;
@@ -11,8 +8,6 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
-#[cfg(feature = "worker")]
-use sqlx::{Row, postgres::PgRow, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -144,113 +139,6 @@ impl<'r> Decode<'r, Postgres> for RowText {
     }
 }
 
-/// A text that is the same in most rows of an answer, which then have it together.
-#[cfg(feature = "worker")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CommonText(pub(crate) Arc<str>);
-
-#[cfg(feature = "worker")]
-thread_local! {
-    static LAST_TEXT: RefCell<Arc<str>> = RefCell::new(Arc::from(""));
-}
-
-#[cfg(feature = "worker")]
-impl CommonText {
-    fn of(text: &str) -> Self {
-        LAST_TEXT.with_borrow_mut(|last| {
-            if **last != *text {
-                *last = Arc::from(text);
-            }
-            Self(last.clone())
-        })
-    }
-}
-
-#[cfg(feature = "worker")]
-impl Type<Sqlite> for CommonText {
-    fn type_info() -> SqliteTypeInfo {
-        <String as Type<Sqlite>>::type_info()
-    }
-    fn compatible(ty: &SqliteTypeInfo) -> bool {
-        <String as Type<Sqlite>>::compatible(ty)
-    }
-}
-
-#[cfg(feature = "worker")]
-impl<'r> Decode<'r, Sqlite> for CommonText {
-    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
-        <&str as Decode<Sqlite>>::decode(value).map(Self::of)
-    }
-}
-
-#[cfg(feature = "worker")]
-impl FromSql for CommonText {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str().map(Self::of)
-    }
-}
-
-#[cfg(feature = "worker")]
-impl<'r> Decode<'r, Postgres> for CommonText {
-    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
-        value.as_str().map(Self::of)
-    }
-}
-
-/// A row, or none where it does not decode: it is passed over, and those beside it are read.
-#[cfg(feature = "worker")]
-#[derive(Debug)]
-pub(crate) struct Readable<T>(Option<T>);
-
-#[cfg(feature = "worker")]
-impl<'r, T: sqlx::FromRow<'r, SqliteRow>> sqlx::FromRow<'r, SqliteRow> for Readable<T> {
-    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self(T::from_row(row).ok()))
-    }
-}
-
-#[cfg(feature = "worker")]
-impl<'r, T: Columns<'r>> sqlx::FromRow<'r, PgRow> for Readable<T> {
-    fn from_row(row: &'r PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self(T::of(row).ok()))
-    }
-}
-
-/// The columns of a row on PostgreSQL, where each has its type by the table's definition. sqlx asks for each value whether
-/// its type would do, which takes it as long as all the rest.
-#[cfg(feature = "worker")]
-trait Columns<'r>: Sized {
-    fn of(row: &'r PgRow) -> Result<Self, sqlx::Error>;
-}
-
-#[cfg(feature = "worker")]
-macro_rules! columns {
-    ($($Column:ident $index:literal),+) => {
-        impl<'r, $($Column: Decode<'r, Postgres>),+> Columns<'r> for ($($Column,)+) {
-            fn of(row: &'r PgRow) -> Result<Self, sqlx::Error> {
-                Ok(($(row.try_get_unchecked::<$Column, _>($index)?,)+))
-            }
-        }
-    };
-}
-
-#[cfg(feature = "worker")]
-columns!(A 0, B 1);
-#[cfg(feature = "worker")]
-columns!(A 0, B 1, C 2);
-#[cfg(feature = "worker")]
-columns!(A 0, B 1, C 2, D 3);
-#[cfg(feature = "worker")]
-columns!(A 0, B 1, C 2, D 3, E 4);
-#[cfg(feature = "worker")]
-columns!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9);
-
-/// Those of `rows` that decode.
-#[cfg(feature = "worker")]
-pub(crate) fn readable<T>(rows: Vec<Readable<T>>) -> Vec<T> {
-    rows.into_iter().filter_map(|row| row.0).collect()
-}
-
 /// A list of texts: an array on PostgreSQL, JSON on SQLite.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys<'k>(pub(crate) Vec<&'k str>);
@@ -370,29 +258,6 @@ impl<'r> Decode<'r, Postgres> for Timestamp {
 #[serde(transparent)]
 pub struct Id(pub(crate) Uuid);
 
-#[cfg(feature = "worker")]
-impl Id {
-    /// As it is displayed.
-    pub(crate) fn text(self) -> String {
-        let mut buffer = Uuid::encode_buffer();
-        self.0.hyphenated().encode_lower(&mut buffer).to_owned()
-    }
-
-    /// The JSON array of `ids`. serde would look for what is to be escaped in each.
-    pub(crate) fn array_of(ids: impl ExactSizeIterator<Item = Self>) -> JsonText {
-        let mut json = String::with_capacity(2 + 39 * ids.len());
-        json.push('[');
-        for (place, id) in ids.enumerate() {
-            let mut buffer = Uuid::encode_buffer();
-            json.push_str(if place == 0 { "\"" } else { ",\"" });
-            json.push_str(id.0.hyphenated().encode_lower(&mut buffer));
-            json.push('"');
-        }
-        json.push(']');
-        JsonText(json)
-    }
-}
-
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
@@ -464,37 +329,5 @@ impl Encode<'_, Postgres> for Id {
 impl<'r> Decode<'r, Postgres> for Id {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
         <Uuid as Decode<Postgres>>::decode(value).map(Self)
-    }
-}
-
-#[cfg(all(test, feature = "worker"))]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_that_follow_each_other_and_are_the_same_are_one() {
-        let texts = ["one", "one", "other", "one"].map(CommonText::of);
-        assert_eq!(
-            texts.clone().map(|text| text.0.to_string()),
-            ["one", "one", "other", "one"]
-        );
-        assert!(Arc::ptr_eq(&texts[0].0, &texts[1].0));
-        assert!(
-            !Arc::ptr_eq(&texts[0].0, &texts[3].0),
-            "none is kept for good"
-        );
-    }
-
-    #[test]
-    fn ids_are_written_as_they_are_displayed_and_as_serde_does() {
-        let ids: Vec<_> = (0..3).map(|_| Id(Uuid::now_v7())).collect();
-        assert_eq!(ids[0].text(), ids[0].to_string());
-        for count in 0..=ids.len() {
-            let some = &ids[..count];
-            let array = Id::array_of(some.iter().copied());
-            assert_eq!(array.0, serde_json::to_string(some).unwrap());
-            assert_eq!(array.0.len(), if count == 0 { 2 } else { 1 + 39 * count });
-        }
     }
 }

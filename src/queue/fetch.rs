@@ -117,6 +117,7 @@ struct State {
     ready: Vec<(String, Ready)>,
     next: Option<Timestamp>,
     looked_at: Option<Instant>,
+    look_took: Duration,
     /// How many are claimed at once: fewer after a claim that took too long, for nobody knows what payloads hold.
     most: usize,
 }
@@ -152,6 +153,7 @@ impl Fetcher {
             ready: Vec::new(),
             next: None,
             looked_at: None,
+            look_took: Duration::ZERO,
             most: self.batch(),
         };
         let mut away: Option<Duration> = None;
@@ -250,7 +252,9 @@ impl Fetcher {
         let now = self.database.clock().now();
         let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
         // A queue that had more than its slots take is claimed from again without a look.
-        let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < LOOK);
+        // However slow a look is, nine tenths of the time are for claims.
+        let pause = LOOK.max(state.look_took * 10);
+        let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < pause);
         let mut from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
         if let Some(guess) = state.guess.take()
             && !from_backlog
@@ -264,12 +268,14 @@ impl Fetcher {
             from_backlog = true;
         }
         if !from_backlog {
+            let began = Instant::now();
             (state.next, state.ready) = self.look(names, &state.connections).await?;
             if is_due(state.next) {
                 self.make_due(now).await?;
                 (state.next, state.ready) = self.look(names, &state.connections).await?;
             }
-            state.looked_at = Some(Instant::now());
+            let looked_at = Instant::now();
+            (state.look_took, state.looked_at) = (looked_at - began, Some(looked_at));
         }
         let (mut claimed_any, mut blocked, mut full, mut room_at) = (false, false, true, None);
         for (name, ready) in std::mem::take(&mut state.ready) {

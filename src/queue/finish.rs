@@ -12,7 +12,7 @@ use super::held::Hold;
 use super::slots::Slot;
 use super::{JobId, JobProgress, stored_error};
 use crate::clock::Timestamp;
-use crate::database::{Database, JsonText, Kept, Parameter, Sql, Tx, query};
+use crate::database::{Database, Ids, JsonText, Kept, Parameter, Sql, Tx, query};
 use crate::error::{Error, Result};
 
 use outcomes::Weighed;
@@ -243,7 +243,7 @@ impl Writer {
         unbegun.sort_unstable();
         if let Some(&(_, attempt, result)) = done.first() {
             if done.iter().all(|row| (row.1, row.2) == (attempt, result)) {
-                let jobs = JobId::array_of(done.iter().map(|row| row.0));
+                let jobs = Ids(done.iter().map(|row| row.0).collect());
                 let result = JsonText(result.to_owned());
                 self.write_done(&jobs, attempt, &result).await?;
             } else {
@@ -286,7 +286,7 @@ impl Writer {
     }
 
     /// Writes attempts that are done and of which each has this number and this result.
-    async fn write_done(&self, jobs: &JsonText, attempt: i32, result: &JsonText) -> Result<()> {
+    async fn write_done(&self, jobs: &Ids, attempt: i32, result: &JsonText) -> Result<()> {
         let (statement, worker, now) = (Sql::JobDoneSame, self.worker, self.database.clock().now());
         let parameters = || -> Vec<Parameter> {
             vec![

@@ -89,7 +89,7 @@ const STATEMENTS: [Statement; 31] = [
     (
         "JobDoneSame",
         &[
-            ("json", r#"["019aabcd-0000-7000-8000-000000000000"]"#),
+            ("uuid[]", "{019aabcd-0000-7000-8000-000000000000}"),
             ("uuid", ID),
             NOW,
             ("integer", "1"),
