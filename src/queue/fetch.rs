@@ -22,6 +22,8 @@ use crate::error::Result;
 
 /// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
 const LOOK: Duration = Duration::from_millis(20);
+/// A look that is slow leaves nine tenths of the time to claims, but other queues do not wait for longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Jobs that are claimed in one statement, and where nobody else can write meanwhile.
 const BATCH: (usize, usize) = (2_000, 1_000);
 /// Attempts that have ended and whose outcome is not written yet. Who claims faster than outcomes are written waits.
@@ -252,8 +254,7 @@ impl Fetcher {
         let now = self.database.clock().now();
         let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
         // A queue that had more than its slots take is claimed from again without a look.
-        // However slow a look is, nine tenths of the time are for claims.
-        let pause = LOOK.max(state.look_took * 10);
+        let pause = pause_after(state.look_took);
         let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < pause);
         let mut from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
         if let Some(guess) = state.guess.take()
@@ -350,7 +351,7 @@ impl Fetcher {
             return Ok(Round::Again);
         }
         if blocked && full && from_backlog {
-            // A look comes with the first round after [`LOOK`].
+            // A look comes with the first round after its pause.
             return Ok(Round::Full);
         }
         if from_backlog {
@@ -542,6 +543,26 @@ fn hand_on(mut rows: Vec<Row>, queue: &Served, limited: bool, life: Life, held: 
     }
 }
 
+/// How long after a look that `took` so long a backlog is claimed from without another.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(10).clamp(LOOK, LONGEST_PAUSE)
+}
+
 fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.into_iter().chain(other).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_looks_are_fewer_and_keep_other_queues_waiting_no_longer_than_that() {
+        assert_eq!(pause_after(Duration::ZERO), LOOK);
+        assert_eq!(
+            pause_after(Duration::from_millis(12)),
+            Duration::from_millis(120)
+        );
+        assert_eq!(pause_after(Duration::MAX), LONGEST_PAUSE);
+    }
 }
