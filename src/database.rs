@@ -5,6 +5,8 @@
 mod alone;
 mod anchor;
 mod answer;
+#[cfg(feature = "worker")]
+mod arrays;
 mod aside;
 #[cfg(feature = "worker")]
 mod bulk;
@@ -43,6 +45,8 @@ use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool}
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use alone::Alone;
+#[cfg(feature = "worker")]
+pub(crate) use arrays::Column;
 pub use connect::DatabaseOptions;
 pub(crate) use here::{Bind, HereRow, Parameter, Written};
 #[cfg(feature = "worker")]
@@ -422,13 +426,21 @@ impl Database {
         let Pool::Postgres(pool) = &self.inner.pool else {
             return self.begin().await;
         };
-        let patience = pool.options().get_acquire_timeout().as_millis() * 2;
-        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {patience}");
-        let begun = pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
+        let begun = pool.begin_with(self.brief(&[])).await?;
         Ok(Transaction {
             inner: OwnedTransaction::Postgres(begun),
             database: self.clone(),
         })
+    }
+
+    /// How PostgreSQL begins such a transaction, with `settings` of its own.
+    fn brief(&self, settings: &[&str]) -> sqlx::AssertSqlSafe<String> {
+        let patience = self.acquire_timeout().as_millis() * 2;
+        let patience = format!("idle_in_transaction_session_timeout = {patience}");
+        let settings = [&*patience].into_iter().chain(settings.iter().copied());
+        let settings: String = settings.map(|set| format!("; SET LOCAL {set}")).collect();
+        // Each statement is to see what those before it have waited for, whatever the default of the role or the database is.
+        sqlx::AssertSqlSafe(format!("BEGIN ISOLATION LEVEL READ COMMITTED{settings}"))
     }
 
     /// The same database with connections of its own, for those who must not wait until others give theirs back. They
@@ -610,7 +622,7 @@ impl Database {
     }
 
     /// The number that stands for a scope over all processes: FNV-1a of its text and the schema's.
-    fn scope(&self, scope: &str) -> i64 {
+    pub(crate) fn scope(&self, scope: &str) -> i64 {
         let bytes = self.inner.schema.bytes().chain([0]).chain(scope.bytes());
         bytes
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -3,6 +3,8 @@
 mod attempt;
 #[cfg(feature = "worker")]
 pub(crate) mod backend;
+#[cfg(feature = "worker")]
+pub(crate) mod batch_claim;
 mod cancel;
 #[cfg(feature = "worker")]
 pub(crate) mod control;

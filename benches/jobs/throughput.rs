@@ -83,11 +83,12 @@ async fn done(queue: &Queue) -> Instant {
     Instant::now()
 }
 
-/// Whether any job is not done: those that run hold nothing but their outcome back by now. It is counted by an index: to
-/// list jobs would read the table, at larder's expense.
+/// Whether any job is not done: those that run hold nothing but their outcome back by now, and of those that were claimed
+/// many at once the rows say ready until then. It is counted by an index: to list jobs would read the table, at larder's
+/// expense.
 async fn unfinished(queue: &Queue) -> bool {
     let queues = queue.queues().await.unwrap();
-    queues.iter().any(|queue| queue.running > 0)
+    queues.iter().any(|queue| queue.running + queue.ready > 0)
 }
 
 pub(crate) async fn enqueue(engine: Engine, clients: u64, seconds: f64) {

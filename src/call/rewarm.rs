@@ -190,7 +190,9 @@ impl Rewarming<'_> {
     /// Whether the job that was joined runs, and may have kept its result before the invalidation, or is cancelled and
     /// will not run once more for it: then it holds the unique key, and makes nothing anew.
     async fn is_too_late(&self, tx: &mut Tx<'_>, joined: JobId, remake: &Remake) -> Result<bool> {
-        let job = self.larder.queue.get_in(tx.reborrow(), joined).await?;
+        let queue = &self.larder.queue;
+        queue.say_running_in(tx.reborrow(), joined).await?;
+        let job = queue.get_in(tx.reborrow(), joined).await?;
         let running = job.filter(|job| job.status == JobStatus::Running);
         Ok(running
             .is_some_and(|job| job.cancelled_at.is_some() || remake.computing != Some(joined)))

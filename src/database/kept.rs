@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::answer::Patience;
-use super::{Connection, Database, Engine};
+use super::{Connection, Database, Engine, Loan, Tx};
 use crate::error::Result;
 
 /// A connection that was not used for so long is asked whether it is there, as a pool does.
@@ -33,6 +33,26 @@ pub(crate) struct Kept {
 pub(crate) struct Lent {
     pub(crate) connection: Connection,
     since: Instant,
+}
+
+impl Lent {
+    /// What `work` gives in a transaction of PostgreSQL with these settings that comes to its end without a pause, and is committed
+    /// then; on SQLite, by itself.
+    pub(crate) async fn in_transaction<T>(
+        &mut self,
+        database: &Database,
+        settings: &[&str],
+        work: impl AsyncFnOnce(Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let Loan::Postgres(connection) = &mut self.connection.inner else {
+            return work(self.connection.tx()).await;
+        };
+        let mut transaction =
+            sqlx::Connection::begin_with(&mut **connection, database.brief(settings)).await?;
+        let given = work(Tx::from(&mut transaction)).await?;
+        transaction.commit().await?;
+        Ok(given)
+    }
 }
 
 impl Kept {

@@ -57,6 +57,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     6 "rewarm" "0006_rewarm.sql";
     7 "memory" "0007_memory.sql";
     8 "storage" "0008_storage.sql";
+    9 "batch_claim" "0009_batch_claim.sql";
 };
 
 impl Migration {

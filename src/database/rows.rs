@@ -23,7 +23,7 @@ thread_local! {
 }
 
 impl CommonText {
-    fn of(text: &str) -> Self {
+    pub(super) fn of(text: &str) -> Self {
         LAST_TEXT.with_borrow_mut(|last| {
             if **last != *text {
                 *last = Arc::from(text);

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 27] = [
+pub(super) const PAIRS: [Pair; 30] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`. PostgreSQL reads a row of `json` from its
     // start for each of its columns, and SQLite would write each row as text, and parse that.
     Pair {
@@ -118,11 +118,30 @@ pub(super) const PAIRS: [Pair; 27] = [
         sqlite: "?",
         postgres: "SELECT 1",
     },
-    // What PostgreSQL alone is asked: to delete rows of any partition by their place in it.
+    // What PostgreSQL alone is asked: to delete rows of any partition by their place in it, and of jobs that are claimed
+    // many at once.
     Pair {
         name: "postgres",
         sqlite: "SELECT 1",
         postgres: "?",
+    },
+    // Whether the next attempt of a job is in no claim of many. SQLite has none.
+    Pair {
+        name: "free",
+        sqlite: "TRUE",
+        postgres: "((job.id, job.attempt + 1) NOT IN (SELECT unnest(claim.jobs), unnest(claim.attempts) FROM ?)) IS TRUE",
+    },
+    // Whether each statement of the transaction sees what was committed before it. Who writes to SQLite sees what there is.
+    Pair {
+        name: "current",
+        sqlite: "TRUE",
+        postgres: "current_setting('transaction_isolation') = 'read committed'",
+    },
+    // Of a queue without a row PostgreSQL cannot tell who else claims from it, and its workers make one first.
+    Pair {
+        name: "or_none",
+        sqlite: "IS NOT FALSE",
+        postgres: "IS TRUE",
     },
     // Holds off whoever pauses the queue, until what is claimed meanwhile is there to see; and nobody else.
     Pair {
@@ -464,6 +483,59 @@ macro_rules! paused {
     };
 }
 
+/// That many of the queue's jobs were not claimed at once while this statement waited for that: it does not see what was
+/// claimed. The row that is held is read as it is now, and the other as it was when the statement began.
+macro_rules! current {
+    ($name:literal) => {
+        concat!(
+            "(SELECT queue.claims = (SELECT seen.claims FROM {queue} AS seen WHERE seen.name = ",
+            $name,
+            ") FROM {queue} AS queue WHERE queue.name = ",
+            $name,
+            " {share}) {or_none}"
+        )
+    };
+}
+
+/// That an attempt, by its number, is the worker `$2`'s still: its job's row says so, or it is one of a claim of many, whose
+/// rows are as they were before. Whoever takes an attempt away counts it, and so its job's row is never like that again.
+macro_rules! runs {
+    ($attempt:literal) => {
+        concat!(
+            "((job.worker = $2 AND job.status = 'running' AND job.attempt = ",
+            $attempt,
+            ") OR (job.status = 'queued' AND job.due AND job.attempt = ",
+            $attempt,
+            " - 1)) IS TRUE"
+        )
+    };
+}
+
+/// Has the rows of the attempts `e` (id, attempt, worker, started_at) say that they run, where they are still as they were when
+/// they were claimed with many. In the order in which everybody locks many; which of them it could lock.
+macro_rules! begin {
+    ($lock:literal) => {
+        concat!(
+            "held AS MATERIALIZED (SELECT job.id FROM {job} AS job WHERE job.id {among:SELECT e.id FROM e} \
+             ORDER BY job.id ",
+            $lock,
+            "), begun AS (UPDATE {job} AS job SET status = 'running', worker = e.worker, attempt = e.attempt, \
+             started_at = e.started_at, finished_at = NULL FROM e \
+             WHERE job.id {among:SELECT held.id FROM held} AND job.id = e.id \
+             AND (job.status = 'queued' AND job.due AND job.attempt = e.attempt - 1) IS TRUE) \
+             SELECT held.id FROM held"
+        )
+    };
+}
+
+/// Attempts of this worker as a batch has them, for [`begin`].
+macro_rules! begun {
+    () => {
+        "WITH e AS MATERIALIZED (SELECT {uuid:e.value->>0} AS id, CAST(e.value->>1 AS integer) AS attempt, \
+         CAST($2 AS uuid) AS worker, {time:e.value->>8} AS started_at FROM {each:$1} AS e), "
+    };
+}
+
 /// What an attempt ends in. A job that was to be cancelled is done or cancelled, and neither tried again nor dead.
 macro_rules! ends {
     // The status of the row of the batch, unless the job was to be cancelled.
@@ -529,6 +601,35 @@ macro_rules! claim {
             $now,
             ", finished_at = NULL WHERE {row:job} {among:SELECT batch_row FROM batch} AND (status = 'queued' AND due) IS TRUE \
              RETURNING id, name, attempt, max_attempts, schedule, tick, priority, run_at, payload, started_at"
+        )
+    };
+}
+
+/// Claims many ready jobs, which `QueueClaim` keeps others from changing: to lock each would take a third of the time. Those
+/// where `$which` holds and that are in none of the queue's claims of which `$claims` holds. One row of
+/// arrays, which takes whoever reads it a fifth of what so many rows do; of payloads that are large together none.
+macro_rules! fetch_many {
+    ($which:literal, $claims:literal) => {
+        concat!(
+            "{postgres:WITH batch AS MATERIALIZED (SELECT job.id, job.name, job.attempt + 1 AS attempt, job.max_attempts, \
+             job.schedule, job.tick, job.priority, job.run_at, CAST(job.payload AS text) AS payload FROM {job} AS job \
+             WHERE job.queue = $1 AND ",
+            ready!(),
+            " AND ",
+            $which,
+            " AND {free:{claim} AS claim WHERE claim.queue = $1 AND ",
+            $claims,
+            "} AND ",
+            known!("$2"),
+            " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3), \
+             gathered AS MATERIALIZED (SELECT array_agg(id) AS jobs, array_agg(attempt) AS attempts, array_agg(name) AS names, \
+             array_agg(max_attempts) AS max_attempts, array_agg(schedule) AS schedules, array_agg(tick) AS ticks, \
+             SUM(octet_length(payload)) AS bytes, (array_agg(priority))[COUNT(*)] AS priority, \
+             (array_agg(run_at))[COUNT(*)] AS run_at, (array_agg(id))[COUNT(*)] AS last FROM batch HAVING COUNT(*) > 0), \
+             claimed AS (INSERT INTO {claim} (id, worker, queue, started_at, jobs, attempts, priority, run_at, last) \
+             SELECT $6, $4, $1, $5, jobs, attempts, priority, run_at, last FROM gathered) \
+             SELECT jobs, attempts, names, max_attempts, schedules, ticks, \
+             CASE WHEN bytes <= $7 THEN ARRAY(SELECT payload FROM batch) END, priority, run_at, last FROM gathered}"
         )
     };
 }
@@ -743,17 +844,28 @@ statements! {
         UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(limited), " AND job.queue > limited.queue \
         ORDER BY job.queue LIMIT 1) FROM limited WHERE limited.queue IS NOT NULL) \
         SELECT ready.queue, FALSE FROM ready WHERE ready.queue IS NOT NULL AND ", paused!("ready.queue"),
-        " IS NULL AND (SELECT job.id FROM {job} AS job WHERE job.queue = ready.queue AND ", ready!(), " AND ",
+        " IS NULL AND (SELECT job.id FROM {job} AS job WHERE job.queue = ready.queue AND ", ready!(), " AND {free:{claim} AS claim} AND ",
         known!("$1"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL \
         UNION ALL SELECT limited.queue, TRUE FROM limited WHERE limited.queue IS NOT NULL AND ",
         paused!("limited.queue"), " IS NULL");
     JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
-        WHERE job.queue = $1 AND ", ready!(), " AND ", paused!("$1", "{share}"), " IS NULL AND ", known!("$2"),
+        WHERE job.queue = $1 AND ", ready!(), " AND ", paused!("$1", "{share}"), " IS NULL AND ", current!("$1"),
+        " AND {free:{claim} AS claim} AND ", known!("$2"),
         " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3 {skip_locked}) ", claim!("$4", "$5"));
+    // Many by one row ($6), after `QueueClaim` and in the same transaction.
+    JobFetchMany: fetch_many!("TRUE", "TRUE");
+    // Those of one priority that come after a job: what was claimed of late is not passed by once more, in an index that keeps
+    // it until nobody sees it any longer.
+    JobFetchOn: fetch_many!(
+        "job.priority = $8 AND (job.run_at, job.id) > ($9, $10)",
+        "(claim.priority < $8 OR claim.priority = $8 AND (claim.run_at, claim.last) > ($9, $10))"
+    );
+    // Of jobs whose payloads `JobFetchMany` has left out.
+    JobPayloads: "SELECT job.id, job.payload FROM {job} AS job WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e}";
     // Jobs that are chosen already.
     JobClaim: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
         WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e} \
-        AND (job.status = 'queued' AND job.due) IS TRUE {skip_locked}) ", claim!("$2", "$3"));
+        AND (job.status = 'queued' AND job.due) IS TRUE AND {free:{claim} AS claim} {skip_locked}) ", claim!("$2", "$3"));
     // Of a key, those that may run beside as many as are to run then.
     JobFetchKey: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
         WHERE job.queue = $1 AND job.limit_key = $3 AND ", ready!(limited), " AND job.max_running >= $4 AND ",
@@ -773,19 +885,23 @@ statements! {
         (SELECT job.priority FROM {job} AS job WHERE job.id = heads.head), \
         (SELECT job.run_at FROM {job} AS job WHERE job.id = heads.head) FROM heads");
     JobReadyFirst: concat!("SELECT job.id, job.priority, job.run_at FROM {job} AS job WHERE job.queue = $1 AND ",
-        ready!(), " AND ", known!("$2"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3");
+        ready!(), " AND {free:{claim} AS claim} AND ", known!("$2"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT $3");
     // As many rows as the fleet has slots, at the most.
     JobRunning: "SELECT job.limit_key, COUNT(*), MIN(job.max_running) FROM {job} AS job \
         WHERE job.status = 'running' AND job.queue = $1 GROUP BY job.limit_key";
-    // The commonest outcome, with its columns read once: id, attempt, result.
-    JobDone: "WITH e AS MATERIALIZED (SELECT {uuid:e.value->>0} AS id, CAST(e.value->>1 AS integer) AS attempt, \
-        e.value->>2 AS result FROM {each:$1} AS e) \
-        UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:e.result}, error = NULL, finished_at = $3 \
-        FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id \
-        AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = e.attempt";
-    // Jobs whose attempts have the same number and the same result, as a rule the first and none.
-    JobDoneSame: "UPDATE {job} AS job SET status = 'done', due = FALSE, result = {json:$5}, error = NULL, finished_at = $3 \
-        {of:$1} AND (job.worker = $2 AND job.status = 'running') IS TRUE AND job.attempt = $4";
+    // The commonest outcome, with its columns read once: id, attempt, result, milliseconds of its beginning.
+    JobDone: concat!("WITH e AS MATERIALIZED (SELECT {uuid:e.value->>0} AS id, CAST(e.value->>1 AS integer) AS attempt, \
+        e.value->>2 AS result, {time:e.value->>3} AS started_at FROM {each:$1} AS e) \
+        UPDATE {job} AS job SET status = 'done', due = FALSE, worker = $2, attempt = e.attempt, started_at = e.started_at, \
+        result = {json:e.result}, error = NULL, finished_at = $3 \
+        FROM e WHERE job.id {found:SELECT e.id FROM e} AND job.id = e.id AND ", runs!("e.attempt"));
+    // Jobs whose attempts have the same number, result and beginning, as a rule the first, none and that of their claim.
+    JobDoneSame: concat!("UPDATE {job} AS job SET status = 'done', due = FALSE, worker = $2, attempt = $4, started_at = $6, \
+        result = {json:$5}, error = NULL, finished_at = $3 {of:$1} AND ", runs!("$4"));
+    // A batch as `AttemptKeep` takes it.
+    JobBegin: concat!("{postgres:", begun!(), begin!("{lock}"), "}");
+    // Without those that somebody else holds.
+    JobBeginFree: concat!("{postgres:", begun!(), begin!("{skip_locked}"), "}");
     // One row an attempt: id, attempt, status, milliseconds of run_at or null, result, error, progress.
     JobFinish: concat!("UPDATE {job} AS job SET status = ", ends!(status), ", due = FALSE, \
         run_at = CASE WHEN ", ends!(again), " THEN {time:e.value->>3} ELSE job.run_at END, \
@@ -810,6 +926,30 @@ statements! {
         status = CASE WHEN job.cancelled_at IS NULL THEN 'queued' ELSE 'cancelled' END, \
         finished_at = CASE WHEN job.cancelled_at IS NULL THEN NULL ELSE $3 END \
         FROM {each:$1} AS e", fenced!(begun), " RETURNING id{notify}");
+    // Of jobs that are about to be changed: their queues, and whether a statement sees what was committed when it begins.
+    JobHold: "SELECT job.queue, {current} FROM {job} AS job WHERE job.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e} \
+        ORDER BY job.id {lock}";
+    // Of those that run by a claim of many, whoever has claimed them.
+    ClaimBegin: concat!("{postgres:WITH e AS MATERIALIZED (SELECT claimed.id, claimed.attempt, claimed.worker, claimed.started_at \
+        FROM (SELECT unnest(claim.jobs) AS id, unnest(claim.attempts) AS attempt, claim.worker, claim.started_at \
+        FROM {claim} AS claim) AS claimed WHERE claimed.id {among:SELECT {uuid:e.value->>0} FROM {each:$1} AS e}), ",
+        begin!("{lock}"), "}");
+    // Of those whose worker fell silent, before they are rescued and in the same transaction.
+    ClaimLose: concat!("{postgres:WITH gone AS (DELETE FROM {claim} AS claim WHERE claim.worker NOT IN \
+        (SELECT worker.id FROM {worker} AS worker WHERE worker.heartbeat_at > $1) \
+        RETURNING worker, started_at, jobs, attempts), \
+        e AS MATERIALIZED (SELECT unnest(gone.jobs) AS id, unnest(gone.attempts) AS attempt, gone.worker, gone.started_at FROM gone), ",
+        begin!("{lock}"), "}");
+    // Those that run by a claim of many, as `JobUnended` picks those whose rows say so.
+    ClaimUnended: "{postgres:SELECT job.id FROM {job} AS job WHERE $1 = 'running' \
+        AND job.id {among:SELECT unnest(claim.jobs) FROM {claim} AS claim} AND (job.status = 'queued' AND job.due) IS TRUE \
+        AND NOT ({free:{claim} AS claim}) AND ($2 IS NULL OR job.queue = $2) AND ($3 IS NULL OR job.name = $3)}";
+    ClaimHeld: "{postgres:SELECT claim.id FROM {claim} AS claim WHERE claim.worker = $1}";
+    ClaimShorten: "{postgres:UPDATE {claim} AS claim SET \
+        jobs = ARRAY(SELECT {uuid:e.value->>0} FROM {each:$2} AS e), \
+        attempts = ARRAY(SELECT CAST(e.value->>1 AS integer) FROM {each:$2} AS e) WHERE claim.id = $1}";
+    // It waits for no disk: one that a crash brings back names jobs that have ended, and goes with its worker.
+    ClaimEnd: "{postgres:DELETE FROM {claim} AS claim WHERE claim.id = $1 RETURNING set_config('synchronous_commit', 'off', TRUE)}";
     JobHeld: "SELECT id, attempt, started_at FROM {job} WHERE worker = $1 AND status = 'running'";
     // A job whose worker fell silent: its attempt counts, so that a job that kills its worker ends. The batch is of
     // those that `AttemptLose` has found, and holds until the end of the transaction.
@@ -878,6 +1018,17 @@ statements! {
     // who claim without limits do not wait.
     QueueLock: "INSERT INTO {queue} AS queue (name) VALUES ($1) \
         ON CONFLICT (name) DO UPDATE SET starts = queue.starts RETURNING paused_at, starts";
+    // Its key too, so that those who claim a few at a time wait, and those wait for whom this waits: each sees what the other
+    // has claimed. Nothing where a worker would not; with whether nobody changes jobs of the queue, who then waits too.
+    QueueClaim: "{postgres:INSERT INTO {queue} AS queue (name, claims) SELECT $1, 1 \
+        WHERE (SELECT worker.id FROM {worker} AS worker WHERE NOT worker.batch_claims LIMIT 1) IS NULL \
+        ON CONFLICT (name) DO UPDATE SET name = excluded.name, claims = queue.claims + 1 RETURNING paused_at, {is_free:$2}}";
+    // Waits for claims of many, and keeps others off until the transaction ends. Fails where there were some since that began, in
+    // one that does not see them.
+    QueueSeen: "SELECT queue.name FROM {queue} AS queue WHERE queue.name {among:SELECT e.value->>0 FROM {each:$1} AS e} {share}";
+    Savepoint: "SAVEPOINT larder";
+    SavepointUndo: "ROLLBACK TO SAVEPOINT larder";
+    SavepointEnd: "RELEASE SAVEPOINT larder";
     QueueGet: "SELECT paused_at, starts FROM {queue} WHERE name = $1";
     QueueStarted: "UPDATE {queue} SET starts = $2 WHERE name = $1";
     QueueAdd: "INSERT INTO {queue} (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
@@ -894,9 +1045,9 @@ statements! {
         WHERE status = 'queued' AND due AND limit_key IS NOT NULL GROUP BY queue \
         UNION ALL SELECT queue, 'waiting', COUNT(*) FROM {job} WHERE status = 'queued' AND NOT due GROUP BY queue \
         UNION ALL SELECT queue, 'running', COUNT(*) FROM {job} WHERE status = 'running' GROUP BY queue";
-    QueueForget: "DELETE FROM {queue} WHERE paused_at IS NULL AND starts IS NULL";
-    WorkerBeat: "INSERT INTO {worker} AS worker (id, host, process, version, names, started_at, heartbeat_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
+    QueueForget: "DELETE FROM {queue} WHERE paused_at IS NULL AND starts IS NULL AND claims = 0";
+    WorkerBeat: "INSERT INTO {worker} AS worker (id, host, process, version, names, started_at, heartbeat_at, batch_claims) \
+        VALUES ($1, $2, $3, $4, $5, $6, $6, TRUE) ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
     WorkerEnd: "DELETE FROM {worker} WHERE id = $1";
     WorkerForget: "DELETE FROM {worker} WHERE heartbeat_at <= $1 \
         AND id NOT IN (SELECT job.worker FROM {job} AS job WHERE job.status = 'running' AND job.worker IS NOT NULL)";
@@ -1015,6 +1166,7 @@ fn word(token: &str, engine: Engine, schema: &str) -> String {
         "job" => "job",
         "attempt" => "job_attempt",
         "queue" => "job_queue",
+        "claim" => "job_claim",
         "worker" => "job_worker",
         "schedule" => "job_schedule",
         "migration" => "larder_migration",

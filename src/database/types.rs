@@ -92,7 +92,7 @@ impl RowText {
         }
     }
 
-    fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.to_owned()),
             Err(_) => Self::Broken(String::from_utf8_lossy(bytes).into_owned()),
@@ -236,10 +236,15 @@ impl<'r> Decode<'r, Postgres> for Timestamp {
                 value,
             )?)?);
         }
-        let microseconds = i64::from_be_bytes(value.as_bytes()?.try_into()?);
-        let milliseconds = microseconds.div_euclid(1000).saturating_add(POSTGRES_EPOCH);
-        Ok(Self::nearest_to_millis(milliseconds))
+        read_timestamp(value.as_bytes()?)
     }
+}
+
+/// From the bytes of a `timestamptz`.
+pub(super) fn read_timestamp(bytes: &[u8]) -> Result<Timestamp, BoxDynError> {
+    let microseconds = i64::from_be_bytes(bytes.try_into()?);
+    let milliseconds = microseconds.div_euclid(1000).saturating_add(POSTGRES_EPOCH);
+    Ok(Timestamp::nearest_to_millis(milliseconds))
 }
 
 /// The identifier of a job or a worker: a UUID of version 7, which sorts as it was made.

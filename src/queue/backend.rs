@@ -3,6 +3,7 @@
 //! It hands on what the [`fetcher`](super::fetch) has claimed, and touches the database itself in no way, so that no
 //! fault of the database ever ends an apalis worker and nothing that a worker does holds up the database's tasks.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,8 +71,9 @@ impl Claimed {
 #[derive(Debug)]
 pub(crate) struct JobBackend {
     claimed: mpsc::UnboundedReceiver<Claimed>,
-    /// What each handler may ask for.
+    /// What handlers may ask for, and the jobs whose handlers do.
     data: Extensions,
+    takers: Arc<BTreeSet<&'static str>>,
     waiting: Option<Claimed>,
     /// How long it waits; of the runtime that it is polled on.
     patience: Option<Pin<Box<Sleep>>>,
@@ -84,6 +86,7 @@ impl JobBackend {
         Self {
             claimed,
             data: Extensions::new(),
+            takers: Arc::default(),
             waiting: None,
             patience: None,
             stopped: Box::pin(stop.clone().cancelled_owned()),
@@ -91,9 +94,18 @@ impl JobBackend {
         }
     }
 
-    pub(crate) fn with_data(self, mut data: Extensions) -> Self {
+    /// Gives `data` to the jobs of these names.
+    pub(crate) fn with_data(
+        self,
+        mut data: Extensions,
+        takers: Arc<BTreeSet<&'static str>>,
+    ) -> Self {
         make_room(&mut data);
-        Self { data, ..self }
+        Self {
+            data,
+            takers,
+            ..self
+        }
     }
 
     /// Whether a job that has waited since `claimed_at` goes back to its queue.
@@ -158,7 +170,12 @@ impl Backend for JobBackend {
             self.waiting = Some(claimed);
             return Poll::Pending;
         }
-        Poll::Ready(Some(Ok(claimed.into_task(self.data.clone()))))
+        let data = if self.takers.contains(&*claimed.name) {
+            self.data.clone()
+        } else {
+            Extensions::new()
+        };
+        Poll::Ready(Some(Ok(claimed.into_task(data))))
     }
 
     fn poll_close(

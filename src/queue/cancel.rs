@@ -39,10 +39,9 @@ impl Queue {
     /// # Errors
     /// Where the database fails.
     pub async fn cancel(&self, id: JobId) -> Result<bool> {
-        let cancelled = {
-            let mut connection = self.database.write().await?;
-            self.cancel_in(connection.tx(), id).await?
-        };
+        let mut transaction = self.database.begin_briefly().await?;
+        let cancelled = self.cancel_in(&mut transaction, id).await?;
+        transaction.commit_quietly().await?;
         self.database.announce_cancellation();
         Ok(cancelled)
     }
@@ -78,11 +77,14 @@ impl Queue {
                 "jobs that are {status} have ended: cancel those that are queued or running"
             )));
         }
-        let picked: Vec<(JobId,)> = selection
-            .read(self, Sql::JobUnended, selection.status)
-            .await?;
+        let status = selection.status;
+        let mut picked: Vec<(JobId,)> = selection.read(self, Sql::JobUnended, status).await?;
+        if status == Some(JobStatus::Running) && self.database.has_many_writers() {
+            let claimed: Vec<(JobId,)> = selection.read(self, Sql::ClaimUnended, status).await?;
+            picked.extend(claimed);
+        }
         let ids = picked.into_iter().map(|(id,)| id).collect();
-        self.cancel_batches(ids, selection.status).await
+        self.cancel_batches(ids, status).await
     }
 
     async fn cancel_batches(
@@ -93,11 +95,10 @@ impl Queue {
         let now = self.database.clock().now();
         let mut cancelled = Cancelled::default();
         in_batches(&mut ids, async |batch| {
-            let more = {
-                let mut connection = self.database.write().await?;
-                self.cancel_batch(connection.tx(), batch, now, status)
-                    .await?
-            };
+            let mut transaction = self.database.begin_briefly().await?;
+            let tx = Tx::from(&mut transaction);
+            let more = self.cancel_batch(tx, batch, now, status).await?;
+            transaction.commit_quietly().await?;
             self.database.announce_cancellation();
             cancelled.queued += more.queued;
             cancelled.running += more.running;
@@ -114,12 +115,14 @@ impl Queue {
         now: Timestamp,
         status: Option<JobStatus>,
     ) -> Result<Cancelled> {
+        let batch = batch_of(ids)?;
+        self.say_running(tx.reborrow(), &batch).await?;
         let statuses: Vec<(String,)> = query!(
             self.database,
             tx,
             fetch_all,
             Sql::JobCancel,
-            batch_of(ids)?,
+            batch,
             now,
             status.map(JobStatus::as_str)
         )?;

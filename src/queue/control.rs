@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::JobId;
+use super::batch_claim::BatchClaims;
 use super::held::{Attempt, Held};
 use crate::database::{Database, JsonText, Readable, Sql, query, readable};
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ pub(crate) struct Control {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
     pub(crate) held: Held,
+    pub(crate) claims: BatchClaims,
     /// Woken when another process may have cancelled something.
     pub(crate) wake: Arc<Notify>,
     /// How often it looks for what nobody told it of.
@@ -87,10 +89,14 @@ impl Control {
     }
 
     async fn try_write_progress(&self) -> Result<()> {
-        let unwritten = self.held.unwritten();
+        let mut unwritten = self.held.unwritten();
         if unwritten.is_empty() {
             return Ok(());
         }
+        // A job's progress stands in its row, which must say that it runs.
+        let attempts = unwritten.iter().map(|(running, _)| running.attempt());
+        self.claims.say(&attempts.collect()).await?;
+        unwritten.retain(|(running, _)| !running.is_unsaid());
         let rows: Vec<_> = unwritten
             .iter()
             .map(|(running, progress)| {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::JobId;
 use super::backend::{Claimed, JobBackend};
+use super::batch_claim::{BatchClaims, Place, Taken};
 use super::finish::{self, Begun};
 use super::held::Held;
 use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
@@ -16,18 +17,25 @@ use super::pulse::{Life, Moment, Pulse};
 use super::slots::Slots;
 use crate::clock::Timestamp;
 use crate::database::{
-    CommonText, Database, JsonText, Kept, Parameter, Readable, RowText, Sql, query, readable,
+    CommonText, Database, JsonText, Kept, Parameter, Readable, RowText, Sql, Tx, query, readable,
 };
 use crate::error::Result;
 
 /// While a queue's backlog fills its slots, other queues and jobs that wait for their time are looked for this often.
 const LOOK: Duration = Duration::from_millis(20);
-/// A look that is slow leaves nine tenths of the time to claims, but other queues do not wait for longer than this.
+/// A look that is slow leaves nineteen twentieths of the time to claims, but other queues do not wait for longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Jobs that are claimed in one statement, and where nobody else can write meanwhile.
 const BATCH: (usize, usize) = (2_000, 1_000);
 /// Attempts that have ended and whose outcome is not written yet. Who claims faster than outcomes are written waits.
 const UNWRITTEN: usize = 10_000;
+/// Whoever claims many from a backlog goes on from where the last claim ended, and begins anew at the most urgent job this often:
+/// to pass by what was claimed of late takes as long as a claim of a few thousand.
+const PASSED: Duration = Duration::from_millis(100);
+/// So long jobs are claimed by their own rows where they could not be claimed many at once.
+const BY_ROWS: Duration = Duration::from_millis(100);
+/// So often in a row a look that found what others then claimed is followed by another after [`LOOK`].
+const MISSED: u32 = 10;
 /// Whatever is asked for, lost claims are looked for this often.
 const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
 /// The first and the longest wait while the database is away.
@@ -58,6 +66,7 @@ pub(crate) struct Fetcher {
     pub(crate) worker: JobId,
     pub(crate) options: FetchOptions,
     pub(crate) held: Held,
+    pub(crate) claims: BatchClaims,
     pub(crate) pulse: Arc<Pulse>,
     /// Woken when another process may have enqueued something.
     pub(crate) wake: Arc<Notify>,
@@ -89,6 +98,18 @@ struct Served {
     claim_took: Duration,
     /// Where the next claim among its keys begins.
     turn: String,
+    /// It has a row in `job_queue`, by which those who claim from it wait for each other.
+    has_row: bool,
+    /// The last claim, if there was one, gave all that was wanted.
+    has_more: bool,
+    /// Where the last claim of many ended, and since when none has begun at the most urgent job.
+    after: Option<(Place, Instant)>,
+    /// How long that one took.
+    head_took: Duration,
+    /// When many were to be claimed by their own rows.
+    by_rows_since: Option<Instant>,
+    /// The last claim gave nothing of what a look had found, perhaps since others were claiming many.
+    missed: bool,
 }
 
 /// What one round found.
@@ -122,6 +143,8 @@ struct State {
     look_took: Duration,
     /// How many are claimed at once: fewer after a claim that took too long, for nobody knows what payloads hold.
     most: usize,
+    /// How often in a row a look has found jobs that were gone when they were to be claimed.
+    missed: u32,
 }
 
 impl State {
@@ -157,6 +180,7 @@ impl Fetcher {
             looked_at: None,
             look_took: Duration::ZERO,
             most: self.batch(),
+            missed: 0,
         };
         let mut away: Option<Duration> = None;
         let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
@@ -254,7 +278,7 @@ impl Fetcher {
         let now = self.database.clock().now();
         let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
         // A queue that had more than its slots take is claimed from again without a look.
-        let pause = pause_after(state.look_took);
+        let pause = pause_after(state.look_took, LOOK);
         let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < pause);
         let mut from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
         if let Some(guess) = state.guess.take()
@@ -279,6 +303,7 @@ impl Fetcher {
             (state.look_took, state.looked_at) = (looked_at - began, Some(looked_at));
         }
         let (mut claimed_any, mut blocked, mut full, mut room_at) = (false, false, true, None);
+        let mut missed = false;
         for (name, ready) in std::mem::take(&mut state.ready) {
             if self.stop.is_cancelled() {
                 break;
@@ -321,26 +346,31 @@ impl Fetcher {
                 continue;
             }
             full = false;
-            let rows = if limited {
+            let taken = if limited {
                 let claimed = self
                     .claim_limited(queue, names, wanted, limits, &ready)
                     .await?;
                 blocked |= claimed.held_back;
                 room_at = earliest(room_at, claimed.room_at);
-                claimed.rows
+                Taken::of_rows(claimed.rows)
             } else {
                 let began = Instant::now();
-                let rows = self
+                let claimed = self
                     .claim(queue, names, wanted, now, &state.connections)
                     .await?;
                 queue.claim_took = began.elapsed();
                 if state.last.as_ref() != Some(&name) {
                     state.last = Some(name.clone());
                 }
-                rows
+                claimed
             };
-            let claimed = rows.len();
-            hand_on(rows, queue, limited, life, &state.held);
+            let claimed = taken.rows.len();
+            queue.missed = !limited && !from_backlog && claimed == 0;
+            missed |= queue.missed;
+            queue.has_more = claimed == wanted;
+            // The row of its queue may have been forgotten, and without it a claim takes nothing.
+            queue.has_row &= !queue.missed;
+            self.hand_on(taken, queue, limited, life, &state.held);
             claimed_any |= claimed > 0;
             if claimed == wanted {
                 state.most = (state.most + state.most / 8 + 1).min(self.batch());
@@ -348,6 +378,7 @@ impl Fetcher {
             }
         }
         if claimed_any {
+            state.missed = 0;
             return Ok(Round::Again);
         }
         if blocked && full && from_backlog {
@@ -359,6 +390,12 @@ impl Fetcher {
             state.looked_at = None;
             return Ok(Round::Again);
         }
+        // Others were quicker: with what they claimed at once, and perhaps not with the rest.
+        if missed && state.missed < MISSED {
+            state.missed += 1;
+            return Ok(Round::Full);
+        }
+        state.missed = 0;
         Ok(Round::Idle {
             next: earliest(state.next, room_at),
             blocked,
@@ -404,6 +441,7 @@ impl Fetcher {
     /// Gives back the jobs that are this worker's by their row, and of which it knows nothing: whatever it begins it holds
     /// until the outcome is written, so that it began none of them. What ended since they were read is not theirs any more.
     async fn audit(&self, held: &Held) -> Result<()> {
+        self.claims.audit().await?;
         let mut connection = self.database.read().await?;
         let mut tx = connection.tx();
         let rows: Vec<Readable<Begun>> =
@@ -439,18 +477,54 @@ impl Fetcher {
             claimed,
             claim_took: Duration::ZERO,
             turn: String::new(),
+            has_row: false,
+            has_more: true,
+            after: None,
+            head_took: Duration::ZERO,
+            by_rows_since: None,
+            missed: false,
         }
     }
 
     /// Claims up to `wanted` jobs of a queue without limits, that have none themselves.
     async fn claim(
         &self,
-        queue: &Served,
+        queue: &mut Served,
         names: &JsonText,
         wanted: usize,
         now: Timestamp,
         connections: &Kept,
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Taken> {
+        if !queue.has_row && self.database.has_many_writers() {
+            self.claims.begin_with(&queue.name).await?;
+            queue.has_row = true;
+        }
+        let by_rows = queue.by_rows_since.filter(|at| at.elapsed() < BY_ROWS);
+        if by_rows.is_none() && queue.has_more && self.claims.takes(wanted) {
+            let pause = pause_after(queue.head_took, PASSED);
+            let after = queue.after.filter(|(_, since)| since.elapsed() < pause);
+            let began = Instant::now();
+            let place = after.map(|(place, _)| place);
+            let taken = self
+                .claims
+                .claim(&queue.name, names, wanted, now, place, connections)
+                .await?;
+            match taken {
+                Some(taken) => {
+                    if place.is_none() {
+                        queue.head_took = began.elapsed();
+                    }
+                    let since = after.map_or_else(Instant::now, |(_, since)| since);
+                    // There may be others, before it or of another priority.
+                    let last = taken.last.filter(|_| taken.rows.len() == wanted);
+                    queue.after = last.map(|last| (last, since));
+                    if place.is_none() || !taken.rows.is_empty() {
+                        return Ok(taken);
+                    }
+                }
+                None => queue.by_rows_since = Some(Instant::now()),
+            }
+        }
         let limit = i64::try_from(wanted).unwrap_or(i64::MAX);
         let parameters = || -> Vec<Parameter> {
             vec![
@@ -462,29 +536,43 @@ impl Fetcher {
             ]
         };
         if let Some(rows) = self.database.write_rows(Sql::JobFetch, parameters).await? {
-            return Ok(rows);
+            return Ok(Taken::of_rows(rows));
         }
         let mut lent = connections.write(Instant::now()).await?;
-        let connection = &mut lent.connection;
-        let began = Instant::now();
-        let mut tx = connection.tx();
-        let rows: Vec<Readable<Row>> = query!(
-            self.database,
-            tx,
-            fetch_all,
-            Sql::JobFetch,
-            &*queue.name,
-            names,
-            limit,
-            self.worker,
-            now
-        )?;
+        let mut began = Instant::now();
+        let fetch = async |mut tx: Tx<'_>| -> Result<Vec<Readable<Row>>> {
+            query!(
+                self.database,
+                tx,
+                fetch_all,
+                Sql::JobFetch,
+                &*queue.name,
+                names,
+                limit,
+                self.worker,
+                now
+            )
+        };
+        let rows = if queue.missed && self.database.has_many_writers() {
+            // One that waited for a claim of many does not see it, and takes nothing: two workers that claim many, one after the
+            // other, would leave it nothing ever.
+            let alone = lent.in_transaction(&self.database, &[], async |mut tx| {
+                let batch = JsonText(serde_json::json!([[&*queue.name]]).to_string());
+                query!(self.database, tx, execute, Sql::QueueSeen, batch)?;
+                began = Instant::now();
+                fetch(tx).await
+            });
+            alone.await?
+        } else {
+            fetch(lent.connection.tx()).await?
+        };
         let took = began.elapsed();
+        let planned = self.database.replan_if_slow(&mut lent.connection, took);
         // What is claimed is claimed, whatever comes of this.
-        if self.database.replan_if_slow(connection, took).await.is_ok() {
+        if planned.await.is_ok() {
             connections.keep(lent, Instant::now());
         }
-        Ok(readable(rows))
+        Ok(Taken::of_rows(readable(rows)))
     }
 
     async fn claim_limited(
@@ -509,43 +597,51 @@ impl Fetcher {
         queue.turn = std::mem::take(&mut claimed.turn);
         Ok(claimed)
     }
-}
 
-/// Hands claimed jobs on, most urgent first.
-fn hand_on(mut rows: Vec<Row>, queue: &Served, limited: bool, life: Life, held: &Held) {
-    let claimed_at = Instant::now();
-    // RETURNING keeps no order.
-    rows.sort_by_key(|row| (std::cmp::Reverse(row.6), row.7, row.0));
-    for (id, name, attempt, max_attempts, schedule, tick, _, _, payload, started_at) in rows {
-        let slot = if limited {
-            queue.slots.take()
-        } else {
-            queue.slots.wait()
-        };
-        let claimed = Claimed {
-            id,
-            name: name.0,
-            queue: queue.name.clone(),
-            attempt,
-            max_attempts,
-            schedule,
-            tick,
-            payload,
-            limited,
-            hold: held.hold(id, attempt),
-            life,
-            started_at,
-            claimed_at,
-            slot,
-        };
-        // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
-        let _ = queue.claimed.send(claimed);
+    /// Hands claimed jobs on, most urgent first.
+    fn hand_on(&self, taken: Taken, queue: &Served, limited: bool, life: Life, held: &Held) {
+        let claimed_at = Instant::now();
+        let holds: Vec<_> = taken
+            .rows
+            .iter()
+            .map(|row| held.hold(row.0, row.2))
+            .collect();
+        if let Some(claim) = taken.claim {
+            // Before any of them can end.
+            self.claims.opened(claim, &taken.rows, &holds);
+        }
+        for (row, hold) in taken.rows.into_iter().zip(holds) {
+            let (id, name, attempt, max_attempts, schedule, tick, _, _, payload, started_at) = row;
+            let slot = if limited {
+                queue.slots.take()
+            } else {
+                queue.slots.wait()
+            };
+            let claimed = Claimed {
+                id,
+                name: name.0,
+                queue: queue.name.clone(),
+                attempt,
+                max_attempts,
+                schedule,
+                tick,
+                payload,
+                limited,
+                hold,
+                life,
+                started_at,
+                claimed_at,
+                slot,
+            };
+            // Where its apalis worker has ended, the job is no longer held, and the next audit gives it back.
+            let _ = queue.claimed.send(claimed);
+        }
     }
 }
 
 /// How long after a look that `took` so long a backlog is claimed from without another.
-fn pause_after(took: Duration) -> Duration {
-    took.saturating_mul(10).clamp(LOOK, LONGEST_PAUSE)
+fn pause_after(took: Duration, least: Duration) -> Duration {
+    took.saturating_mul(20).clamp(least, LONGEST_PAUSE)
 }
 
 fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
@@ -558,11 +654,10 @@ mod tests {
 
     #[test]
     fn slow_looks_are_fewer_and_keep_other_queues_waiting_no_longer_than_that() {
-        assert_eq!(pause_after(Duration::ZERO), LOOK);
-        assert_eq!(
-            pause_after(Duration::from_millis(12)),
-            Duration::from_millis(120)
-        );
-        assert_eq!(pause_after(Duration::MAX), LONGEST_PAUSE);
+        let pause = |took| pause_after(took, LOOK);
+        assert_eq!(pause(Duration::ZERO), LOOK);
+        let long = Duration::from_millis(12);
+        assert_eq!(pause(long), Duration::from_millis(240));
+        assert_eq!(pause(Duration::MAX), LONGEST_PAUSE);
     }
 }

@@ -6,8 +6,10 @@
 mod batches;
 mod outcomes;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::batch_claim::BatchClaims;
 use super::held::Hold;
 use super::slots::Slot;
 use super::{JobId, JobProgress, stored_error};
@@ -31,7 +33,7 @@ pub(crate) struct Finished {
     /// What its handler reported last, where that is not written yet.
     pub(crate) progress: Option<JobProgress>,
     /// The attempt is this worker's until its outcome is written.
-    pub(crate) _hold: Hold,
+    pub(crate) hold: Hold,
     /// Where it is tried again or ran within a limit the slot too: the fetcher, woken by it, then sees when that is, or room.
     pub(crate) _slot: Option<Slot>,
 }
@@ -54,7 +56,7 @@ pub(crate) enum Outcome {
 
 /// A job, which of its attempts, and when that began by its row. One that was given back may be claimed again under its
 /// number.
-pub(super) type Begun = (JobId, i32, Option<Timestamp>);
+pub(crate) type Begun = (JobId, i32, Option<Timestamp>);
 
 /// id, attempt, status, milliseconds of run_at, result, error, progress: as the statements read them.
 type Row<'a> = (
@@ -100,6 +102,12 @@ impl Finished {
     }
 }
 
+/// What attempts that are done may have in common: number, result, milliseconds of their beginning.
+type Kind<'a> = (i32, &'a str, i64);
+
+/// Kinds of outcomes of which each has a statement. Those of two claims differ in when they began.
+const KINDS: usize = 4;
+
 /// What a row has besides its result or error.
 const ROW_BYTES: usize = 128;
 
@@ -120,6 +128,7 @@ pub(crate) struct Finisher {
     pub(crate) database: Database,
     pub(crate) worker: JobId,
     pub(crate) finished: Receiver<Finished>,
+    pub(crate) claims: BatchClaims,
 }
 
 impl Finisher {
@@ -135,6 +144,7 @@ impl Finisher {
             connections: Kept::new(self.database.clone()),
             database: self.database,
             worker: self.worker,
+            claims: self.claims,
         };
         let write = |batch: Vec<Finished>| async move { writer.write(&batch).await };
         batches::write_all(self.finished, most, write).await;
@@ -145,6 +155,7 @@ struct Writer {
     connections: Kept,
     database: Database,
     worker: JobId,
+    claims: BatchClaims,
 }
 
 impl Writer {
@@ -154,7 +165,10 @@ impl Writer {
         loop {
             let write = self.try_write(batch);
             let error = match self.database.answered_to(bytes, write).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    batch.iter().for_each(|finished| finished.hold.written());
+                    break;
+                }
                 Err(error) => error,
             };
             if error.took_too_long() && batch.len() > 1 {
@@ -179,6 +193,7 @@ impl Writer {
                 }
                 let refused = self.write_refused(finished, &error);
                 if self.database.answered(refused).await.is_ok() {
+                    finished.hold.written();
                     break;
                 }
             }
@@ -207,6 +222,8 @@ impl Writer {
             None,
             None,
         );
+        // What is written goes by the row's saying that it runs, and what was refused perhaps would have been the first to.
+        self.claims.say(&[(id, attempt)].into()).await?;
         self.write_ended(&[row], &[row]).await?;
         tracing::error!(job.id = %id, attempt, error = message, "the job is dead");
         Ok(())
@@ -224,7 +241,8 @@ impl Writer {
             let row = finished.row();
             match &finished.outcome {
                 Outcome::Done { result } if finished.progress.is_none() => {
-                    done.push((finished.id, finished.attempt, result.as_str()));
+                    let at = finished.started_at.as_millis();
+                    done.push((finished.id, finished.attempt, result.as_str(), at));
                 }
                 Outcome::Done { .. } => reported.push(row),
                 Outcome::Released => released.push(finished.begun()),
@@ -236,20 +254,20 @@ impl Writer {
         }
         // In the order in which others lock many rows, and each kind by itself: one transaction for all would hold the
         // failed ones, which it locks first, while it waits for one that is done and comes before them.
+        let given_back = released.iter().chain(&unbegun);
+        let given_back: HashSet<_> = given_back.map(|(id, attempt, _)| (*id, *attempt)).collect();
         done.sort_unstable_by_key(|row| row.0.0.as_u128());
         reported.sort_unstable_by_key(|row| row.0);
         failed.sort_unstable_by_key(|row| row.0);
         released.sort_unstable();
         unbegun.sort_unstable();
-        if let Some(&(_, attempt, result)) = done.first() {
-            if done.iter().all(|row| (row.1, row.2) == (attempt, result)) {
-                let jobs = Ids(done.iter().map(|row| row.0).collect());
-                let result = JsonText(result.to_owned());
-                self.write_done(&jobs, attempt, &result).await?;
-            } else {
-                self.update(Sql::JobDone, &batch_of(&done)?).await?;
-            }
+        if !done.is_empty() {
+            self.write_all_done(&done).await?;
         }
+        if !given_back.is_empty() {
+            self.claims.close(&given_back).await?;
+        }
+        self.begin_unsaid(batch).await?;
         if !reported.is_empty() {
             self.update(Sql::JobFinish, &batch_of(&reported)?).await?;
         }
@@ -285,9 +303,42 @@ impl Writer {
         .await
     }
 
-    /// Writes attempts that are done and of which each has this number and this result.
-    async fn write_done(&self, jobs: &Ids, attempt: i32, result: &JsonText) -> Result<()> {
+    /// Has the rows of attempts say that they run, where what follows goes by that.
+    async fn begin_unsaid(&self, batch: &[Finished]) -> Result<()> {
+        let unsaid = batch.iter().filter(|finished| {
+            let done = matches!(finished.outcome, Outcome::Done { .. });
+            finished.hold.running().is_unsaid() && !(done && finished.progress.is_none())
+        });
+        let unsaid = unsaid.map(|finished| (finished.id, finished.attempt));
+        self.claims.say(&unsaid.collect()).await
+    }
+
+    /// Writes attempts that are done, in the order of their jobs: id, attempt, result, milliseconds of its beginning.
+    async fn write_all_done(&self, done: &[(JobId, i32, &str, i64)]) -> Result<()> {
+        let mut alike: Vec<(Kind<'_>, Vec<JobId>)> = Vec::new();
+        for &(id, attempt, result, at) in done {
+            let same = (attempt, result, at);
+            if let Some((_, jobs)) = alike.iter_mut().find(|(kind, _)| *kind == same) {
+                jobs.push(id);
+            } else if alike.len() < KINDS {
+                alike.push((same, vec![id]));
+            } else {
+                return self.update(Sql::JobDone, &batch_of(done)?).await;
+            }
+        }
+        for (kind, jobs) in alike {
+            self.write_done(&Ids(jobs), kind).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes attempts that are done, each with this number, this result and this beginning.
+    async fn write_done(&self, jobs: &Ids, (attempt, result, at): Kind<'_>) -> Result<()> {
         let (statement, worker, now) = (Sql::JobDoneSame, self.worker, self.database.clock().now());
+        let (result, at) = (
+            JsonText(result.to_owned()),
+            Timestamp::nearest_to_millis(at),
+        );
         let parameters = || -> Vec<Parameter> {
             vec![
                 ("$1", Box::new(jobs.clone())),
@@ -295,6 +346,7 @@ impl Writer {
                 ("$3", Box::new(now)),
                 ("$4", Box::new(attempt)),
                 ("$5", Box::new(result.clone())),
+                ("$6", Box::new(at)),
             ]
         };
         if let Some(_written) = self.database.write_many(statement, parameters).await? {
@@ -310,7 +362,8 @@ impl Writer {
                 worker,
                 now,
                 attempt,
-                result
+                &result,
+                at
             )
             .map(drop)
         })
@@ -356,6 +409,32 @@ impl Writer {
         )?;
         transaction.commit_quietly().await
     }
+}
+
+/// What comes of rows that somebody else holds.
+#[derive(Clone, Copy)]
+pub(super) enum Held {
+    Waits,
+    PassedBy,
+}
+
+/// Has the rows of attempts that were claimed with many say that they run. Those that are not the worker's any more stay as
+/// they are. Which jobs nobody else held.
+pub(super) async fn begin(
+    database: &Database,
+    worker: JobId,
+    attempts: &[Begun],
+    held: Held,
+) -> Result<HashSet<JobId>> {
+    let statement = match held {
+        Held::Waits => Sql::JobBegin,
+        Held::PassedBy => Sql::JobBeginFree,
+    };
+    let batch = batch_of(&begun_rows(attempts))?;
+    let mut connection = database.write().await?;
+    let mut tx = connection.tx();
+    let said: Vec<(JobId,)> = query!(database, tx, fetch_all, statement, &batch, worker)?;
+    Ok(said.into_iter().map(|(id,)| id).collect())
 }
 
 /// Returns attempts that were never begun to their queue as if they had not been claimed, and says how many were the
@@ -410,7 +489,7 @@ fn begun_rows(attempts: &[Begun]) -> Vec<impl serde::Serialize> {
         .collect()
 }
 
-fn batch_of(rows: &(impl serde::Serialize + ?Sized)) -> Result<JsonText> {
+pub(super) fn batch_of(rows: &(impl serde::Serialize + ?Sized)) -> Result<JsonText> {
     serde_json::to_string(rows)
         .map(JsonText)
         .map_err(|error| Error::invalid(format!("the attempts do not serialise: {error}")))

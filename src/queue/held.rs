@@ -69,6 +69,11 @@ pub(crate) struct RunningAttempt {
     cancellation: OnceLock<CancellationToken>,
     /// Who waits for the handler, woken for all that ends the wait.
     waiter: AtomicWaker,
+    /// The job's row does not say that it runs: it was claimed with many.
+    unsaid: AtomicBool,
+    begun: AtomicBool,
+    ended: AtomicBool,
+    over: AtomicBool,
     /// Few handlers say anything.
     said: OnceLock<Box<Said>>,
 }
@@ -106,6 +111,10 @@ impl Held {
             common: self.common.clone(),
             cancellation: OnceLock::new(),
             waiter: AtomicWaker::new(),
+            unsaid: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             said: OnceLock::new(),
         };
         let (place, running) = lock(&self.places).take(running);
@@ -210,11 +219,22 @@ impl Hold {
         &self.running
     }
 
+    /// Its handler begins.
+    pub(crate) fn begin(&self) {
+        self.running.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Its outcome is written.
+    pub(super) fn written(&self) {
+        self.running.over.store(true, Ordering::Release);
+    }
+
     /// The attempt has an outcome, which is to be written.
     pub(crate) fn end(&mut self) {
         // Nobody waits any more, and what waited is large.
         drop(self.running.waiter.take());
         if !std::mem::replace(&mut self.ended, true) {
+            self.running.ended.store(true, Ordering::Relaxed);
             let ended = &self.running.common.ended;
             ended.fetch_add(1, Ordering::Relaxed);
         }
@@ -223,6 +243,10 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        // One that was begun, and of which nobody knows what came of it, is left to be rescued.
+        if !self.running.begun.load(Ordering::Relaxed) {
+            self.running.over.store(true, Ordering::Release);
+        }
         if self.ended {
             let ended = &self.running.common.ended;
             ended.fetch_sub(1, Ordering::Relaxed);
@@ -234,6 +258,25 @@ impl Drop for Hold {
 }
 
 impl RunningAttempt {
+    /// Takes note whether the job's row says that it runs.
+    pub(super) fn says_so(&self, says_so: bool) {
+        self.unsaid.store(!says_so, Ordering::Release);
+    }
+
+    pub(super) fn is_unsaid(&self) -> bool {
+        self.unsaid.load(Ordering::Acquire)
+    }
+
+    /// Whether it has an outcome.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether its outcome is written, or it is no longer held and was never begun.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
     pub(crate) fn attempt(&self) -> Attempt {
         self.attempt
     }

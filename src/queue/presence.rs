@@ -124,6 +124,9 @@ impl Presence {
         );
         let mut transaction = self.database.begin_briefly().await?;
         let mut tx = Tx::from(&mut transaction);
+        if self.database.has_many_writers() {
+            query!(self.database, tx, execute, Sql::ClaimLose, deadline)?;
+        }
         let lost: Vec<Attempt> = query!(
             self.database,
             tx,

@@ -51,8 +51,11 @@ impl Queue {
         let mut tries = 1;
         loop {
             let retried = {
-                let mut connection = self.database.write().await?;
-                self.retry_in(connection.tx(), id).await
+                let mut transaction = self.database.begin_briefly().await?;
+                match self.retry_in(&mut transaction, id).await {
+                    Ok(retried) => transaction.commit_quietly().await.map(|()| retried),
+                    refused => refused,
+                }
             };
             match retried {
                 Err(error) if error.is_unique_violation() && tries < TRIES => tries += 1,
@@ -143,12 +146,17 @@ impl Queue {
         now: Timestamp,
         status: Option<JobStatus>,
     ) -> Result<Vec<(JobId,)>> {
+        let batch = batch_of(ids)?;
+        // What has ended is in no claim.
+        if status.is_none() {
+            self.say_running(tx.reborrow(), &batch).await?;
+        }
         query!(
             self.database,
             tx,
             fetch_all,
             Sql::JobRetry,
-            batch_of(ids)?,
+            batch,
             now,
             status.map(JobStatus::as_str)
         )

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use apalis_core::error::BoxDynError;
 use apalis_core::task::Task;
+use apalis_core::task::extensions::Extensions;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ pub(super) struct Jobs {
 /// hold its thread, and this, for good.
 pub(super) struct Alive {
     pub(super) pulse: Arc<Pulse>,
+    /// What each handler may ask for.
+    pub(super) data: Extensions,
     /// Told when the worker is no more: its future was dropped.
     pub(super) gone: CancellationToken,
 }
@@ -155,7 +158,9 @@ impl Jobs {
             Err(error) => return Err(self.failed(claimed, None, JobError::retry(error))),
         };
         let mut task = task.map_args(|()| payload);
-        task.inject_data(context(claimed));
+        if registered.takes_data() {
+            task.inject_data(context(claimed));
+        }
         let turn = turn(
             self.alive.clone(),
             claimed.life,
@@ -164,6 +169,7 @@ impl Jobs {
             claimed.hold.running().clone(),
         );
         // In a box: tokio moves what it is given, and has room for it wherever its output goes.
+        claimed.hold.begin();
         let handler = tokio::spawn(IN_HANDLER.scope((), turn.boxed()));
         Ok(Begun {
             registered,
@@ -227,7 +233,7 @@ impl Jobs {
             started_at: claimed.started_at,
             outcome,
             progress: claimed.hold.running().unwritten(),
-            _hold: claimed.hold,
+            hold: claimed.hold,
             _slot: slot,
         });
     }
@@ -283,11 +289,12 @@ async fn turn(
     if alive.gone.is_cancelled() || !alive.pulse.holds(life, Moment::now()) {
         return Turn::Lost;
     }
-    drop(alive);
     if running.is_cancelled() {
         return Turn::Cancelled;
     }
-    Turn::Ended(memoized::attempt(&registered, task, running).await)
+    let begun = registered.begin(task, &alive.data);
+    drop(alive);
+    Turn::Ended(memoized::attempt(&registered, begun, running).await)
 }
 
 fn context(claimed: &Claimed) -> JobContext {

@@ -1,7 +1,7 @@
 //! Handlers by the name of their job.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,9 @@ use crate::queue::{Backoff, Job, NewJob};
 ///
 /// It is implemented for every such function; there is no need to implement it.
 pub trait Handler<J: Job, Args>: Clone + Send + Sync + 'static {
+    /// Whether it takes arguments besides the job.
+    const TAKES_DATA: bool = true;
+
     /// Runs one attempt.
     fn run(&self, task: Task<J>) -> BoxFuture<'static, Result<J::Output, BoxDynError>>;
 }
@@ -39,6 +42,11 @@ macro_rules! handler {
             Answer: IntoResponse<Output = J::Output> + 'static,
             $($Argument: FromRequest<Task<J>, Error: std::error::Error + Send + Sync + 'static> + Send + 'static),*
         {
+            const TAKES_DATA: bool = {
+                let arguments: &[&str] = &[$(stringify!($Argument)),*];
+                !arguments.is_empty()
+            };
+
             fn run(&self, task: Task<J>) -> BoxFuture<'static, Result<J::Output, BoxDynError>> {
                 let handler = self.clone();
                 async move {
@@ -86,13 +94,16 @@ pub struct Registered {
     pub(super) backoff: Option<Backoff>,
     pub(super) timeout: Option<Duration>,
     run: Arc<dyn Fn(Task<String>) -> Run + Send + Sync>,
-    begin: Arc<dyn Fn(Task<String>) -> Begun + Send + Sync>,
+    begin: Arc<Begin>,
     check: fn(&str) -> Result<(), serde_json::Error>,
     fits: Option<Arc<Fits>>,
     memo: Arc<MemoOf>,
     /// Whether `memo` is the one that jobs of this type have themselves.
     own_memo: bool,
+    takes_data: bool,
 }
+
+type Begin = dyn Fn(Task<String>, &Extensions) -> Begun + Send + Sync;
 
 type MemoOf = dyn Fn(&str, &Extensions) -> Option<Memo> + Send + Sync;
 
@@ -139,12 +150,17 @@ impl Registered {
         (self.run)(task)
     }
 
-    /// Runs the handler, unless the job's result is remembered.
-    pub(super) fn begin(&self, task: Task<String>) -> Begun {
+    /// Whether anything asks for the data that its tasks are given.
+    pub(super) fn takes_data(&self) -> bool {
+        self.takes_data || !self.own_memo
+    }
+
+    /// Runs the handler, unless the job's result is remembered. Of `data`, which all jobs share, it takes the cache.
+    pub(super) fn begin(&self, task: Task<String>, data: &Extensions) -> Begun {
         if self.own_memo {
-            return (self.begin)(task);
+            return (self.begin)(task, data);
         }
-        match remembered(self.memo(&task.args, task.data()), task.data()) {
+        match remembered(self.memo(&task.args, task.data()), data) {
             Some(remembered) => Begun::Remembers(remembered, task),
             None => Begun::Runs(self.run(task)),
         }
@@ -199,7 +215,11 @@ pub struct Handlers {
 impl Handlers {
     /// Runs jobs of type `J` by `handler`.
     #[must_use]
-    pub fn register<J: Job, Args: 'static>(mut self, handler: impl Handler<J, Args>) -> Self {
+    pub fn register<J: Job, Args: 'static>(self, handler: impl Handler<J, Args>) -> Self {
+        self.registered(handler)
+    }
+
+    fn registered<J: Job, Args: 'static, H: Handler<J, Args>>(mut self, handler: H) -> Self {
         let run = move |task: Task<()>, job: Result<J, serde_json::Error>| -> Run {
             let handler = handler.clone();
             async move {
@@ -216,10 +236,10 @@ impl Handlers {
         };
         let begin = {
             let run = run.clone();
-            move |task: Task<String>| {
+            move |task: Task<String>, data: &Extensions| {
                 let job = decode::<J>(&task.args);
                 let memo = job.as_ref().ok().and_then(J::memo);
-                match remembered(memo, task.data()) {
+                match remembered(memo, data) {
                     Some(remembered) => Begun::Remembers(remembered, task),
                     None => Begun::Runs(run(task.map_args(drop), job)),
                 }
@@ -240,6 +260,7 @@ impl Handlers {
             fits: None,
             memo: Arc::new(|payload, _| decode::<J>(payload).ok()?.memo()),
             own_memo: true,
+            takes_data: H::TAKES_DATA,
         };
         let registered = Arc::new(registered);
         self.by_name.insert(J::NAME, registered);
@@ -321,6 +342,13 @@ impl Handlers {
     pub fn and(mut self, others: Self) -> Self {
         self.by_name.extend(others.by_name);
         self
+    }
+
+    /// The jobs whose handlers are given data.
+    pub(super) fn takers(&self) -> Arc<BTreeSet<&'static str>> {
+        let handlers = self.by_name.iter();
+        let takers = handlers.filter(|(_, registered)| registered.takes_data());
+        Arc::new(takers.map(|(name, _)| *name).collect())
     }
 
     /// The names of the job types, in order.

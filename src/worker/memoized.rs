@@ -20,10 +20,10 @@ const AGAIN: u32 = 3;
 /// The result of the attempt, computed or found.
 pub(super) async fn attempt(
     registered: &Registered,
-    task: Task<String>,
+    begun: Begun,
     running: Arc<RunningAttempt>,
 ) -> Result<String, JobError> {
-    match registered.begin(task) {
+    match begun {
         Begun::Runs(run) => limited(registered, run).await,
         // Apart: it is large, and most jobs are not memoized.
         Begun::Remembers(remembered_in, task) => {

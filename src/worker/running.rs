@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::queue::JobId;
 use crate::queue::QueueTable;
 use crate::queue::backend::JobBackend;
+use crate::queue::batch_claim::BatchClaims;
 use crate::queue::control::Control;
 use crate::queue::fetch::{FetchOptions, Fetcher};
 use crate::queue::finish::{self, Finisher};
@@ -98,10 +99,12 @@ impl Running {
 
         let (fetching, present) = (CancellationToken::new(), CancellationToken::new());
         let (finished, outcomes) = finish::channel();
+        let claims = BatchClaims::new(database.clone(), id);
         let finisher = Finisher {
             database: database.clone(),
             worker: id,
             finished: outcomes,
+            claims: claims.clone(),
         };
         let finisher = spawn(finisher.run());
         let (wake, control, held) = (
@@ -124,10 +127,14 @@ impl Running {
                 present.clone(),
             )));
         }
+        if database.engine() == Engine::Postgres {
+            background.push(spawn(claims.clone().run(present.clone())));
+        }
         let control = Control {
             database: database.clone(),
             worker: id,
             held: held.clone(),
+            claims: claims.clone(),
             wake: control,
             look_interval: options.heartbeat,
         };
@@ -137,6 +144,7 @@ impl Running {
         }
 
         let apalis = Arc::new(Mutex::new(Vec::new()));
+        let takers = handlers.takers();
         let dispatch = Dispatch(Arc::new(Jobs {
             handlers,
             finished,
@@ -145,13 +153,14 @@ impl Running {
             cancel_timeout: options.shutdown_timeout,
             alive: Arc::new(Alive {
                 pulse: pulse.clone(),
+                data: data.clone(),
                 gone: gone.clone(),
             }),
         }));
         let workers = apalis.clone();
         let serve = Box::new(move |queue: &str, backend: JobBackend| {
             let worker = WorkerBuilder::new(format!("{queue}-{}", id.0))
-                .backend(backend.with_data(data.clone()))
+                .backend(backend.with_data(data.clone(), takers.clone()))
                 .build(dispatch.clone());
             let name = queue.to_owned();
             let gone = gone.clone();
@@ -188,6 +197,7 @@ impl Running {
                 once: options.once,
             },
             held: held.clone(),
+            claims,
             pulse,
             wake,
             stop: fetching.clone(),

@@ -34,6 +34,8 @@ mod attempts;
 #[cfg(feature = "worker")]
 mod away;
 #[cfg(feature = "worker")]
+mod batch_claims;
+#[cfg(feature = "worker")]
 mod begin;
 #[cfg(feature = "worker")]
 mod blocking;

@@ -213,7 +213,7 @@ fn pausing_waits_for_the_claims_that_are_under_way() {
         let worker = Worker::new(ticking(db).await).options(lively());
         let worker = start(worker.register(give_back));
         let waits = "SELECT COUNT(*) FROM pg_catalog.pg_locks WHERE NOT granted AND pid IN \
-            (SELECT pid FROM pg_catalog.pg_stat_activity WHERE query LIKE '%FOR KEY SHARE%')";
+            (SELECT pid FROM pg_catalog.pg_stat_activity WHERE query LIKE '%.job_queue %')";
         eventually("the claim waits", async || db.number(waits).await > 0).await;
         pause.commit().await.unwrap();
         let other = queue.enqueue(&probe(2)).queue("other").await.unwrap().id;
