@@ -12,6 +12,7 @@ mod aside;
 mod bulk;
 #[cfg(feature = "worker")]
 mod changes;
+mod columns;
 mod connect;
 mod flush;
 mod fold;
@@ -47,6 +48,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub(crate) use alone::Alone;
 #[cfg(feature = "worker")]
 pub(crate) use arrays::Column;
+pub(crate) use columns::Known;
 pub use connect::DatabaseOptions;
 pub(crate) use here::{Bind, HereRow, Parameter, Written};
 #[cfg(feature = "worker")]

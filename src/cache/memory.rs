@@ -16,7 +16,7 @@ use super::batch::Columns;
 use super::hit::hit;
 use super::limits::decode;
 use crate::clock::Timestamp;
-use crate::database::{Id, JsonText, Sql};
+use crate::database::{Id, JsonText, Known, Sql};
 use crate::error::Result;
 use ear::Ear;
 use store::{Entry, Moment, Store};
@@ -121,7 +121,7 @@ impl Columns for Kept {
         Option<Timestamp>,
         bool,
     );
-    type Keyed = (
+    type Keyed = Known<(
         String,
         Option<JsonText>,
         i64,
@@ -131,10 +131,11 @@ impl Columns for Kept {
         Option<Id>,
         Option<Timestamp>,
         bool,
-    );
+    )>;
 
     fn split(keyed: Self::Keyed) -> (String, Self::Row) {
-        let (key, value, generation, stale_at, cost, retry_at, refresh, expires_at, linked) = keyed;
+        let (key, value, generation, stale_at, cost, retry_at, refresh, expires_at, linked) =
+            keyed.0;
         let row = (
             value, generation, stale_at, cost, retry_at, refresh, expires_at, linked,
         );

@@ -9,9 +9,10 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgRow, PgTypeInfo, PgValueRef};
 use sqlx::sqlite::{SqliteArgumentsBuffer, SqliteRow, SqliteTypeInfo, SqliteValueRef};
-use sqlx::{Decode, Encode, Postgres, Row, Sqlite, Type};
+use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
 use uuid::Uuid;
 
+use super::columns::Columns;
 use super::types::{Id, JsonText};
 
 /// A text that is the same in most rows of an answer, which then have it together.
@@ -75,28 +76,6 @@ impl<'r, T: Columns<'r>> sqlx::FromRow<'r, PgRow> for Readable<T> {
         Ok(Self(T::of(row).ok()))
     }
 }
-
-/// The columns of a row on PostgreSQL, where each has its type by the table's definition. sqlx asks for each value whether
-/// its type would do, which takes it as long as all the rest.
-trait Columns<'r>: Sized {
-    fn of(row: &'r PgRow) -> Result<Self, sqlx::Error>;
-}
-
-macro_rules! columns {
-    ($($Column:ident $index:literal),+) => {
-        impl<'r, $($Column: Decode<'r, Postgres>),+> Columns<'r> for ($($Column,)+) {
-            fn of(row: &'r PgRow) -> Result<Self, sqlx::Error> {
-                Ok(($(row.try_get_unchecked::<$Column, _>($index)?,)+))
-            }
-        }
-    };
-}
-
-columns!(A 0, B 1);
-columns!(A 0, B 1, C 2);
-columns!(A 0, B 1, C 2, D 3);
-columns!(A 0, B 1, C 2, D 3, E 4);
-columns!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9);
 
 /// Those of `rows` that decode.
 pub(crate) fn readable<T>(rows: Vec<Readable<T>>) -> Vec<T> {

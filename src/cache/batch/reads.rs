@@ -8,7 +8,7 @@ use super::super::Cache;
 use super::{Call, Gather, Place};
 use crate::clock::Timestamp;
 use crate::database::{
-    Bind, Connection, Database, FetchedRow, HereRow, JsonText, Keys, Sql, query,
+    Bind, Connection, Database, FetchedRow, HereRow, JsonText, Keys, Known, Sql, query,
 };
 use crate::error::Result;
 
@@ -40,9 +40,9 @@ impl Columns for Value {
     const EACH: Sql = Sql::CacheGetEach;
     const HERE: Sql = Sql::CacheGetHere;
     type Row = (Option<JsonText>,);
-    type Keyed = (String, Option<JsonText>);
+    type Keyed = Known<(String, Option<JsonText>)>;
 
-    fn split((key, column): Self::Keyed) -> (String, Self::Row) {
+    fn split(Known((key, column)): Self::Keyed) -> (String, Self::Row) {
         (key, (column,))
     }
 }
@@ -54,9 +54,9 @@ impl Columns for Deadline {
     const EACH: Sql = Sql::CacheDeadlineEach;
     const HERE: Sql = Sql::CacheDeadline;
     type Row = (Option<Timestamp>,);
-    type Keyed = (String, Option<Timestamp>);
+    type Keyed = Known<(String, Option<Timestamp>)>;
 
-    fn split((key, column): Self::Keyed) -> (String, Self::Row) {
+    fn split(Known((key, column)): Self::Keyed) -> (String, Self::Row) {
         (key, (column,))
     }
 }
@@ -125,9 +125,9 @@ impl<T: Columns> Call for Read<T> {
         _: Duration,
     ) -> Result<Vec<Self::Answer>> {
         let mut tx = hand.tx();
-        let mut order: Vec<usize> = (0..calls.len()).collect();
-        order.sort_unstable_by_key(|call| calls[*call].key());
-        let mut keys: Vec<&str> = order.iter().map(|call| calls[*call].key()).collect();
+        let mut order: Vec<(&str, usize)> = calls.iter().map(Call::key).zip(0..).collect();
+        order.sort_unstable();
+        let mut keys: Vec<&str> = order.iter().map(|(key, _)| *key).collect();
         keys.dedup();
         let keys = Keys(keys);
         // Not before any of the calls.
@@ -146,10 +146,9 @@ impl<T: Columns> Call for Read<T> {
         let mut rows = rows.into_iter().peekable();
         let mut answers: Vec<Self::Answer> = calls.iter().map(|_| (None, now)).collect();
         let mut order = order.into_iter().peekable();
-        while let Some(call) = order.next() {
-            let key = calls[call].key();
+        while let Some((key, call)) = order.next() {
             while rows.next_if(|(of, _)| of.as_str() < key).is_some() {}
-            let is_asked_again = order.peek().is_some_and(|next| calls[*next].key() == key);
+            let is_asked_again = order.peek().is_some_and(|(next, _)| *next == key);
             answers[call].0 = match rows.peek() {
                 Some((of, row)) if of == key && is_asked_again => Some(row.clone()),
                 Some((of, _)) if of == key => rows.next().map(|(_, row)| row),
