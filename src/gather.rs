@@ -15,6 +15,7 @@ mod together;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
+use std::iter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,10 +35,9 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// A call of more bytes has a statement to itself, and so has an answer: see the statements for that.
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// So many statements are under way as soon as somebody asks, where there may be more than one at once; more are sent when
-/// so many calls wait as make one worth while.
-const FREELY: usize = 2;
-const MANY: usize = 16;
+/// Where there may be more than one statement at once, a second is sent beside the first when so many calls wait, and each
+/// further one when so many times as many do: a statement of few costs both sides about as much as one of many.
+const MANY: usize = 8;
 
 /// What is asked of the database: one item of it, or one job.
 pub(crate) trait Call: Send + Sync + Sized + 'static {
@@ -180,8 +180,7 @@ impl<C: Call> Gather<C> {
             Some(queue) => queue,
             None => queues.entry(place.namespace.clone()).or_default(),
         };
-        let most = lanes_at_once::<C>(&place.database);
-        let free = queue.lanes < most.min(FREELY) && !queue.has_work();
+        let free = queue.lanes == 0 && !queue.has_work();
         if (free || call.bytes() > LARGE) && !queue.is_behind(&call) {
             queue.lanes += 1;
             let own = C::ORDERED.then(|| call.key().to_owned());
@@ -191,7 +190,7 @@ impl<C: Call> Gather<C> {
         let (asker, mut waits) = self.asker(place);
         waits.is_watched = !C::ORDERED && queue.watching > 0;
         queue.waiting.push_back(Waiting { call, asker });
-        let another = queue.lanes < most && queue.waiting.len() >= MANY;
+        let another = queue.wants_another(lanes_at_once::<C>(&place.database));
         queue.lanes += usize::from(another);
         drop(queues);
         if another {
@@ -259,6 +258,12 @@ impl<C: Call> Queue<C> {
         self.waiting.iter().any(|waiting| self.may_go(waiting))
     }
 
+    /// Whether so many wait as make one more statement worth while beside those under way.
+    fn wants_another(&self, most: usize) -> bool {
+        let wanted = || iter::repeat_n(MANY, self.lanes).product::<usize>();
+        self.lanes < most && self.waiting.len() >= wanted()
+    }
+
     fn is_idle(&self) -> bool {
         self.lanes + self.aside == 0 && self.waiting.is_empty() && self.blocked.is_empty()
     }
@@ -297,7 +302,7 @@ impl<C: Call> Queue<C> {
     /// same key.
     fn take(&mut self) -> Together<C> {
         let mut taken: Vec<Waiting<C>> = Vec::new();
-        let (mut left, mut bytes) = (VecDeque::new(), 0);
+        let (mut left, mut bytes) = (Vec::new(), 0);
         let mut passed_over: HashSet<String> = HashSet::new();
         while let Some(waiting) = self.waiting.pop_front() {
             if waiting.asker.tell.is_closed() {
@@ -313,7 +318,7 @@ impl<C: Call> Queue<C> {
                 if C::ORDERED {
                     passed_over.insert(call.key().to_owned());
                 }
-                left.push_back(waiting);
+                left.push(waiting);
                 continue;
             }
             bytes += call.bytes();
@@ -322,8 +327,9 @@ impl<C: Call> Queue<C> {
                 break;
             }
         }
-        left.append(&mut self.waiting);
-        self.waiting = left;
+        for waiting in left.into_iter().rev() {
+            self.waiting.push_front(waiting);
+        }
         if C::ORDERED {
             let keys = taken.iter().map(|waiting| waiting.call.key().to_owned());
             self.busy.extend(keys);

@@ -127,6 +127,7 @@ mod tests {
         type Answer = ();
         type Hand = Option<Turn>;
         const ORDERED: bool = false;
+        const LANES: usize = 4;
 
         fn key(&self) -> &str {
             ""
@@ -233,6 +234,34 @@ mod tests {
             third.await.unwrap().unwrap();
         })
         .await;
+    }
+
+    // PostgreSQL's alone: on SQLite there is one statement at a time.
+    #[tokio::test]
+    async fn more_statements_are_sent_where_many_wait_and_one_where_few_do() {
+        let url = std::env::var("LARDER_TEST_POSTGRES_URL")
+            .expect("LARDER_TEST_POSTGRES_URL names no PostgreSQL");
+        let schema = format!("test {}", uuid::Uuid::now_v7().simple());
+        let options = DatabaseOptions::new(&url).schema(&schema);
+        let mut stage = Stage::<false>::new().await;
+        stage.place.database = options.connect().await.unwrap();
+        let (mut entered, mut lanes) = (Vec::new(), Vec::new());
+        for _ in 0..=512 {
+            let call = Read(stage.server.clone());
+            entered.push(stage.gather.enter(&stage.place, call));
+            lanes.push(stage.gather.queues()[&stage.place.namespace].lanes);
+        }
+        // One has the first lane, and the others wait.
+        let waiting = [0, 7, 8, 63, 64, 511, 512];
+        assert_eq!(waiting.map(|waiting| lanes[waiting]), [1, 1, 2, 2, 3, 3, 4]);
+        drop(entered);
+        let mut transaction = stage.place.database.begin().await.unwrap();
+        if let crate::database::Tx::Postgres(connection) = (&mut transaction).into() {
+            let drop_schema = format!("DROP SCHEMA \"{schema}\" CASCADE");
+            let drop_schema = sqlx::query(sqlx::AssertSqlSafe(drop_schema));
+            drop_schema.execute(connection).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
     }
 
     #[tokio::test]
