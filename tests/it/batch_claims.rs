@@ -7,29 +7,19 @@ use std::sync::{Arc, Mutex};
 use larder::database::{DatabaseOptions, Transaction, Tx};
 use larder::queue::{Cancelled, JobSelection, JobStatus, NewJob};
 use larder::worker::Ended;
-use larder::{Job, JobContext, JobError, Queue, Worker};
-use serde::{Deserialize, Serialize};
+use larder::{JobContext, JobError, Queue, Worker};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tokio::sync::Semaphore;
 
 use crate::support::{TestDatabase, both_engines};
-use crate::work::{Probe, count, eventually, gated, give_back, job, lively, probe, start, ticking};
+use crate::work::{
+    Anything, Probe, count, eventually, gated, give_back, job, lively, probe, start, ticking,
+};
 
 const MANY: i64 = 3_000;
 const SLOTS: usize = 500;
-
-/// The same name as [`Probe`], with a result of any depth.
-#[derive(Serialize, Deserialize)]
-struct Anything {
-    value: Value,
-}
-
-impl Job for Anything {
-    const NAME: &'static str = "probe";
-    type Output = Box<RawValue>;
-}
 
 /// A queue with so many jobs.
 async fn filled(db: &TestDatabase, count: i64) -> Queue {

@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 
 use crate::support::{TestDatabase, both_engines, noon};
 use crate::work::{
-    Other, Probe, becomes, eventually, give_back, job, lively, once, probe, run, start, ticking,
+    Anything, Other, Probe, becomes, eventually, give_back, job, lively, once, probe, run, start,
+    ticking,
 };
 
 const GHOST: &str = "019aabcd-0000-7000-8000-00000000dead";
@@ -483,17 +484,6 @@ both_engines! {
         run(Worker::new(db.open().await).options(once()).register(fail)).await;
         assert_eq!(workers().await, 0);
     }
-}
-
-/// The same name as [`Probe`], with a result of any depth.
-#[derive(Serialize, Deserialize)]
-struct Anything {
-    value: Value,
-}
-
-impl Job for Anything {
-    const NAME: &'static str = "probe";
-    type Output = Box<RawValue>;
 }
 
 proptest! {

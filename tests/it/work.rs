@@ -11,6 +11,7 @@ use larder::worker::{Ended, WorkerOptions};
 use larder::{JobError, Queue, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
@@ -42,6 +43,17 @@ pub(crate) async fn give_back(job: Probe) -> Result<Value, JobError> {
 pub(crate) async fn gated(gate: Arc<Semaphore>, job: Probe) -> Result<Value, JobError> {
     gate.acquire().await?.forget();
     Ok(job.value)
+}
+
+/// The same name as [`Probe`], with a result of any depth.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Anything {
+    pub(crate) value: Value,
+}
+
+impl Job for Anything {
+    const NAME: &'static str = "probe";
+    type Output = Box<RawValue>;
 }
 
 /// Another one.
