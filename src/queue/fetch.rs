@@ -32,6 +32,9 @@ const UNWRITTEN: usize = 10_000;
 /// Whoever claims many from a backlog goes on from where the last claim ended, and begins anew at the most urgent job this often:
 /// to pass by what was claimed of late takes as long as a claim of a few thousand.
 const PASSED: Duration = Duration::from_millis(100);
+/// Where many could be claimed by one row, and the last claim did not find all that it wanted, so many are claimed first:
+/// that is soon done, and tells whether there are many.
+const FIRST: usize = 100;
 /// So long jobs are claimed by their own rows where they could not be claimed many at once.
 const BY_ROWS: Duration = Duration::from_millis(100);
 /// So often in a row a look that found what others then claimed is followed by another after [`LOOK`].
@@ -136,11 +139,10 @@ struct State {
     guess: Option<String>,
     freed: Arc<Notify>,
     held: Held,
-    /// What the last look found, and when that was.
+    /// What the last look found, and until when a backlog is claimed from without another.
     ready: Vec<(String, Ready)>,
     next: Option<Timestamp>,
-    looked_at: Option<Instant>,
-    look_took: Duration,
+    look_at: Option<Instant>,
     /// How many are claimed at once: fewer after a claim that took too long, for nobody knows what payloads hold.
     most: usize,
     /// How often in a row a look has found jobs that were gone when they were to be claimed.
@@ -177,8 +179,7 @@ impl Fetcher {
             held: self.held.clone(),
             ready: Vec::new(),
             next: None,
-            looked_at: None,
-            look_took: Duration::ZERO,
+            look_at: None,
             most: self.batch(),
             missed: 0,
         };
@@ -205,6 +206,7 @@ impl Fetcher {
                 }
                 self.round(&names, &mut state, life).await
             };
+            let mut looked = false;
             let wait = match self.database.answered(round).await {
                 Ok(round) => {
                     if audit {
@@ -220,6 +222,7 @@ impl Fetcher {
                             if self.options.once && !blocked && nothing_ran {
                                 return;
                             }
+                            looked = true;
                             self.idle_wait(next)
                         }
                     }
@@ -242,8 +245,9 @@ impl Fetcher {
                 () = state.freed.notified() => false,
                 () = changes.within(wait) => false,
             };
-            // Where writers wait for each other, nobody writes without having looked.
-            if told && away.is_none() && self.database.has_many_writers() {
+            // Where writers wait for each other, nobody writes without having looked. And one guess follows a look: were they
+            // told all the time, others than the one that is guessed would never be looked for.
+            if told && looked && self.database.has_many_writers() {
                 state.guess.clone_from(&state.last);
             }
         }
@@ -278,8 +282,7 @@ impl Fetcher {
         let now = self.database.clock().now();
         let is_due = |next: Option<Timestamp>| next.is_some_and(|next| next <= now);
         // A queue that had more than its slots take is claimed from again without a look.
-        let pause = pause_after(state.look_took, LOOK);
-        let looked_lately = state.looked_at.is_some_and(|at| at.elapsed() < pause);
+        let looked_lately = state.look_at.is_some_and(|at| Instant::now() < at);
         let mut from_backlog = !state.ready.is_empty() && looked_lately && !is_due(state.next);
         if let Some(guess) = state.guess.take()
             && !from_backlog
@@ -290,6 +293,8 @@ impl Fetcher {
                 keyed: false,
             };
             state.ready = vec![(guess, ready)];
+            // If there are many, that is a backlog like any other.
+            state.look_at = Some(Instant::now() + LOOK);
             from_backlog = true;
         }
         if !from_backlog {
@@ -300,7 +305,7 @@ impl Fetcher {
                 (state.next, state.ready) = self.look(names, &state.connections).await?;
             }
             let looked_at = Instant::now();
-            (state.look_took, state.looked_at) = (looked_at - began, Some(looked_at));
+            state.look_at = Some(looked_at + pause_after(looked_at - began, LOOK));
         }
         let (mut claimed_any, mut blocked, mut full, mut room_at) = (false, false, true, None);
         let mut missed = false;
@@ -340,6 +345,11 @@ impl Fetcher {
             };
             let unwritten = UNWRITTEN.saturating_sub(state.held.outcomes());
             let wanted = room.min(unwritten).min(state.most);
+            let wanted = if !limited && !queue.has_more && self.claims.takes(wanted) {
+                FIRST
+            } else {
+                wanted
+            };
             if wanted == 0 {
                 blocked = true;
                 state.ready.push((name, ready));
@@ -387,7 +397,7 @@ impl Fetcher {
         }
         if from_backlog {
             // Nobody waits without having looked: whoever was to be woken was perhaps told before this round.
-            state.looked_at = None;
+            state.look_at = None;
             return Ok(Round::Again);
         }
         // Others were quicker: with what they claimed at once, and perhaps not with the rest.
@@ -500,7 +510,7 @@ impl Fetcher {
             queue.has_row = true;
         }
         let by_rows = queue.by_rows_since.filter(|at| at.elapsed() < BY_ROWS);
-        if by_rows.is_none() && queue.has_more && self.claims.takes(wanted) {
+        if by_rows.is_none() && self.claims.takes(wanted) {
             let pause = pause_after(queue.head_took, PASSED);
             let after = queue.after.filter(|(_, since)| since.elapsed() < pause);
             let began = Instant::now();

@@ -97,6 +97,44 @@ both_engines! {
         worker.end().await;
     }
 
+    async fn a_job_of_another_queue_starts_while_the_busy_one_is_told_of_more_all_the_time(db) {
+        let database = ticking(db).await;
+        let queue = Queue::new(database.clone());
+        let gate = Arc::new(Semaphore::new(0));
+        let handler = {
+            let gate = gate.clone();
+            move |_: Probe, cx: JobContext| {
+                let gate = gate.clone();
+                async move {
+                    if cx.queue == "busy" {
+                        gate.acquire().await?.forget();
+                    }
+                    Ok::<_, JobError>(Value::Null)
+                }
+            }
+        };
+        let mut options = without_polling();
+        options.concurrency = 1;
+        let worker = start(Worker::new(database).options(options).register(handler));
+        let first = queue.enqueue(&probe(0)).queue("busy").await.unwrap().id;
+        becomes(&queue, first, JobStatus::Running).await;
+        let telling = async {
+            loop {
+                queue.enqueue(&probe(1)).queue("busy").await.unwrap();
+            }
+        };
+        let other = async {
+            let other = queue.enqueue(&probe(2)).queue("other").delay(Duration::from_millis(150));
+            becomes(&queue, other.await.unwrap().id, JobStatus::Done).await
+        };
+        tokio::select! {
+            () = telling => {}
+            _ = other => {}
+        }
+        gate.add_permits(1_000_000);
+        worker.end().await;
+    }
+
     async fn polling_finds_what_nobody_told(db) {
         let mut options = lively();
         options.listen = false;
