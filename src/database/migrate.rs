@@ -58,6 +58,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     7 "memory" "0007_memory.sql";
     8 "storage" "0008_storage.sql";
     9 "batch_claim" "0009_batch_claim.sql";
+    10 "fill" "0010_fill.sql";
 };
 
 impl Migration {
