@@ -37,6 +37,8 @@ mod wakeups;
 #[cfg_attr(not(feature = "worker"), allow(dead_code))]
 #[cfg(feature = "worker")]
 mod watcher;
+#[cfg(feature = "worker")]
+mod write_events;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -52,7 +52,8 @@ pub struct WorkerOptions {
     /// After what silence of its worker a job is taken from it; 30 s unless said.
     pub rescue_after: Duration,
     /// How often it looks for jobs that nobody told it of; unless said 1 s, or 50 ms on an
-    /// SQLite file whose URL has options. Other such files tell of a change within 50 ms.
+    /// SQLite file whose URL has options. Other such files tell of a change at once, or within
+    /// 50 ms where the kernel does not.
     pub poll_interval: Option<Duration>,
     /// Whether it listens for PostgreSQL's notifications, as it does unless said.
     pub listen: bool,

@@ -7,10 +7,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::here::{Here, Version};
+use super::write_events::WriteEvents;
 use super::{Database, Engine};
 
-/// How often an SQLite file is asked whether it has changed.
+/// How often an SQLite file is asked whether it has changed, where the kernel does not tell of writes; and how soon after a change
+/// again.
 const CHECK: Duration = Duration::from_millis(50);
+/// The look after the kernel has told of a write. Where that was not committed yet each further one is twice as far away.
+const SOON: Duration = Duration::from_millis(1);
 /// How often to look at the tables where nothing tells that they have changed.
 const UNTOLD: Duration = Duration::from_millis(50);
 /// How often to look though nothing has told of a change.
@@ -49,15 +53,34 @@ impl Database {
 fn look(here: &Arc<Here>) -> Option<watch::Receiver<()>> {
     let (tell, told) = watch::channel(());
     let mut last = here.version();
+    let mut events = here.log().zip(WriteEvents::new());
     let here = Arc::downgrade(here);
+    let version = move || here.upgrade()?.version();
     let look = move || {
+        let (mut pause, mut soon) = (Duration::ZERO, SOON);
         while !tell.is_closed() {
-            thread::sleep(CHECK);
-            let now = here.upgrade().and_then(|here| here.version());
+            thread::sleep(pause);
+            let asked = events.as_ref().filter(|(log, events)| events.ask(log));
+            // Once it is asked: of what was written before that nobody tells.
+            let now = version();
             if now != last {
                 tell.send_replace(());
+                (last, pause, soon) = (now, CHECK, SOON);
+                continue;
             }
-            last = now;
+            let Some((_, told)) = asked else {
+                pause = CHECK;
+                continue;
+            };
+            if told.wait(TOLD) {
+                (pause, soon) = (soon, (soon * 2).min(CHECK));
+                continue;
+            }
+            (pause, soon) = (Duration::ZERO, SOON);
+            // A file system of which the kernel does not tell everything.
+            if version() != last && !told.wait(Duration::ZERO) {
+                events = None;
+            }
         }
     };
     let looks = thread::Builder::new().name("larder-changes".to_owned());

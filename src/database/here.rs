@@ -204,6 +204,13 @@ impl Here {
         Some(Version(*watchers, version))
     }
 
+    /// The log to which every commit writes, once a version has been asked for.
+    #[cfg(feature = "worker")]
+    pub(super) fn log(&self) -> Option<PathBuf> {
+        let held = held(&self.watcher);
+        Some(held.1.as_ref()?.log()?.to_owned())
+    }
+
     fn open(&self, flags: OpenFlags) -> Option<Connection> {
         if self.closed.load(Ordering::SeqCst) {
             return None;

@@ -56,6 +56,11 @@ impl Watcher {
         }
     }
 
+    /// What every commit writes to.
+    pub(super) fn log(&self) -> Option<&Path> {
+        self.log.as_deref()
+    }
+
     /// A number that is another one after each commit of anybody. None where SQLite does not tell.
     pub(super) fn version(&mut self, now: SystemTime) -> Option<i64> {
         // Before SQLite is asked: what is written in between shows the next time.

@@ -159,7 +159,7 @@ pub struct WorkerSettings {
     #[serde(serialize_with = "duration")]
     pub rescue_after: Duration,
     /// How often the queue is looked at where nothing tells of a job. Unset, it is 1 s, or 50 ms on an SQLite file whose
-    /// URL has options. Other such files tell of a change within 50 ms.
+    /// URL has options. Other such files tell of a change at once, or within 50 ms where the kernel does not.
     #[serde(serialize_with = "optional_duration")]
     pub poll_interval: Option<Duration>,
 }
