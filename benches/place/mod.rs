@@ -11,6 +11,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
 pub(crate) use fill::{Items, Jobs};
 
+/// That of the command `larder`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An SQLite file, or a schema of the PostgreSQL server that `LARDER_TEST_POSTGRES_URL` names.
 pub(crate) struct Place {
     pub(crate) engine: Engine,

@@ -11,6 +11,10 @@ mod line;
 
 use std::error::Error;
 
+/// That of larder's side.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
