@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -10,11 +10,13 @@ use super::here::{Here, Version};
 use super::write_events::WriteEvents;
 use super::{Database, Engine};
 
-/// How often an SQLite file is asked whether it has changed, where the kernel does not tell of writes; and how soon after a change
-/// again.
+/// How often an SQLite file is asked whether it has changed where the kernel does not tell of writes, and the longest time between
+/// two looks where somebody writes all the time.
 const CHECK: Duration = Duration::from_millis(50);
-/// The look after the kernel has told of a write. Where that was not committed yet each further one is twice as far away.
+/// The first look after the kernel has told of a write. The commit may be still to come, and is told of by nobody: each further
+/// look is twice as far away, until this long after the last sign of one.
 const SOON: Duration = Duration::from_millis(1);
+const SETTLED: Duration = Duration::from_millis(250);
 /// How often to look at the tables where nothing tells that they have changed.
 const UNTOLD: Duration = Duration::from_millis(50);
 /// How often to look though nothing has told of a change.
@@ -57,34 +59,41 @@ fn look(here: &Arc<Here>) -> Option<watch::Receiver<()>> {
     let here = Arc::downgrade(here);
     let version = move || here.upgrade()?.version();
     let look = move || {
-        let (mut pause, mut soon) = (Duration::ZERO, SOON);
+        let (mut limit, mut pace) = (SOON, SOON);
+        let (mut sign, mut written) = (Instant::now(), None::<Instant>);
         while !tell.is_closed() {
-            thread::sleep(pause);
             let asked = events.as_ref().filter(|(log, events)| events.ask(log));
             // Once it is asked: of what was written before that nobody tells.
             let now = version();
             if now != last {
                 tell.send_replace(());
-                (last, pause, soon) = (now, CHECK, SOON);
-                continue;
+                (last, sign, limit) = (now, Instant::now(), SOON);
             }
-            let Some((_, told)) = asked else {
-                pause = CHECK;
+            let Some((_, writes)) = asked else {
+                thread::sleep(CHECK);
                 continue;
             };
-            if told.wait(TOLD) {
-                (pause, soon) = (soon, (soon * 2).min(CHECK));
-                continue;
-            }
-            (pause, soon) = (Duration::ZERO, SOON);
-            // A file system of which the kernel does not tell everything.
-            if version() != last && !told.wait(Duration::ZERO) {
+            let is_settled = sign.elapsed() >= SETTLED;
+            if writes.wait(if is_settled { TOLD } else { limit }) {
+                let is_lone = written.is_none_or(|written| written.elapsed() >= CHECK);
+                pace = if is_lone { SOON } else { longer(pace) };
+                written = Some(Instant::now());
+                thread::sleep(pace);
+                (sign, limit) = (Instant::now(), SOON);
+            } else if is_settled && version() != last && !writes.wait(Duration::ZERO) {
+                // A file system of which the kernel does not tell everything.
                 events = None;
+            } else {
+                limit = longer(limit);
             }
         }
     };
     let looks = thread::Builder::new().name("larder-changes".to_owned());
     looks.spawn(look).ok().map(|_| told)
+}
+
+fn longer(time: Duration) -> Duration {
+    (time * 2).min(CHECK)
 }
 
 impl Changes {
