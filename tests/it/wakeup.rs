@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder::database::Database;
 use larder::queue::{JobId, JobStatus, NewJob};
 use larder::worker::WorkerOptions;
 use larder::{JobContext, JobError, Queue, Worker};
@@ -30,6 +31,29 @@ async fn idle(db: &TestDatabase, options: WorkerOptions) -> (Queue, Started) {
     let first = queue.enqueue(&probe(1)).await.unwrap().id;
     becomes(&queue, first, JobStatus::Done).await;
     (queue, worker)
+}
+
+/// A worker of one slot, whose jobs of the queue `busy` tell that they have begun, and wait for the gate.
+fn of_one_slot(
+    database: Database,
+    gate: &Arc<Semaphore>,
+) -> (Started, mpsc::UnboundedReceiver<()>) {
+    let (begun, begins) = mpsc::unbounded_channel();
+    let gate = gate.clone();
+    let handler = move |_: Probe, cx: JobContext| {
+        let (gate, begun) = (gate.clone(), begun.clone());
+        async move {
+            if cx.queue == "busy" {
+                begun.send(())?;
+                gate.acquire().await?.forget();
+            }
+            Ok::<_, JobError>(Value::Null)
+        }
+    };
+    let mut options = without_polling();
+    options.concurrency = 1;
+    let worker = Worker::new(database).options(options).register(handler);
+    (start(worker), begins)
 }
 
 async fn is_done(queue: &Queue, id: JobId, worker: Started) {
@@ -65,23 +89,7 @@ both_engines! {
         let database = ticking(db).await;
         let queue = Queue::new(database.clone());
         let gate = Arc::new(Semaphore::new(0));
-        let (begun, mut begins) = mpsc::unbounded_channel();
-        let handler = {
-            let gate = gate.clone();
-            move |_: Probe, cx: JobContext| {
-                let (gate, begun) = (gate.clone(), begun.clone());
-                async move {
-                    if cx.queue == "busy" {
-                        begun.send(())?;
-                        gate.acquire().await?.forget();
-                    }
-                    Ok::<_, JobError>(Value::Null)
-                }
-            }
-        };
-        let mut options = without_polling();
-        options.concurrency = 1;
-        let worker = start(Worker::new(database).options(options).register(handler));
+        let (worker, mut begins) = of_one_slot(database, &gate);
         for _ in 0..10 {
             let backlog = (0..2).map(|n| NewJob::new(&probe(n)).queue("busy"));
             let backlog = queue.enqueue_many(backlog).await.unwrap();
@@ -101,23 +109,9 @@ both_engines! {
         let database = ticking(db).await;
         let queue = Queue::new(database.clone());
         let gate = Arc::new(Semaphore::new(0));
-        let handler = {
-            let gate = gate.clone();
-            move |_: Probe, cx: JobContext| {
-                let gate = gate.clone();
-                async move {
-                    if cx.queue == "busy" {
-                        gate.acquire().await?.forget();
-                    }
-                    Ok::<_, JobError>(Value::Null)
-                }
-            }
-        };
-        let mut options = without_polling();
-        options.concurrency = 1;
-        let worker = start(Worker::new(database).options(options).register(handler));
-        let first = queue.enqueue(&probe(0)).queue("busy").await.unwrap().id;
-        becomes(&queue, first, JobStatus::Running).await;
+        let (worker, mut begins) = of_one_slot(database, &gate);
+        queue.enqueue(&probe(0)).queue("busy").await.unwrap();
+        within(begins.recv()).await.unwrap();
         let telling = async {
             loop {
                 queue.enqueue(&probe(1)).queue("busy").await.unwrap();
