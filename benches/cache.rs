@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use larder::database::Engine;
-use load::{Store, Work};
+use load::{Enough, Store, Took, Work};
 use tokio::runtime::Runtime;
 
 const WORKS: [(Work, &str, &[u64]); 6] = [
@@ -30,12 +30,13 @@ const ENGINES: [(Engine, &str); 2] = [(Engine::Sqlite, "sqlite"), (Engine::Postg
 /// The rate and the spread of one load, in microseconds. The first call of all, which opens connections, is on its own.
 async fn figures(engine: Engine, work: Work, callers: u64, time: Duration) {
     let store = Arc::new(Store::new(engine).await);
-    let (cold, _) = store.run(work, 1, |done| done >= 1).await;
+    let cold = store.run(work, 1, Enough::Calls(1)).await.each;
     for (stretch, counts) in [(time / 4, false), (time, true)] {
-        let until = Instant::now() + stretch;
-        let (mut took, all) = store
-            .run(work, callers, move |_| Instant::now() >= until)
-            .await;
+        let until = Enough::Until(Instant::now() + stretch);
+        let Took {
+            each: mut took,
+            all,
+        } = store.run(work, callers, until).await;
         took.sort_unstable();
         let at =
             |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1e3;
@@ -84,9 +85,8 @@ fn main() {
             for callers in callers {
                 group.bench_function(format!("{callers} callers"), |bencher| {
                     bencher.iter_custom(|count| {
-                        runtime
-                            .block_on(store.run(work, *callers, move |done| done >= count))
-                            .1
+                        let run = store.run(work, *callers, Enough::Calls(count));
+                        runtime.block_on(run).all
                     });
                 });
             }

@@ -50,7 +50,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub(crate) use alone::Alone;
 #[cfg(feature = "worker")]
 pub(crate) use arrays::Column;
-pub(crate) use columns::Known;
+pub(crate) use columns::{FirstColumns, each};
 pub use connect::DatabaseOptions;
 pub(crate) use here::{Bind, HereRow, Parameter, Written};
 #[cfg(feature = "worker")]
@@ -238,25 +238,6 @@ impl<'c> From<&'c mut Transaction> for Tx<'c> {
     }
 }
 
-/// A row that is fetched of either engine.
-pub(crate) trait FetchedRow:
-    for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>
-    + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>
-    + Send
-    + Sync
-    + Unpin
-{
-}
-
-impl<T> FetchedRow for T where
-    T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>
-        + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>
-        + Send
-        + Sync
-        + Unpin
-{
-}
-
 /// A pooled connection, on loan for one operation.
 pub(crate) struct Connection {
     inner: Loan,
@@ -354,6 +335,27 @@ macro_rules! query {
                         let done = sqlx::query(statement)
                             $(.bind($bind))*.persistent(prepared).execute(alone.connection()).await;
                         alone.end(done.map(|done| done.rows_affected())).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        }.map_err($crate::error::Error::from)
+    }};
+    // Rows that end with their key, each as it comes.
+    ($database:expr, $tx:expr, each($seen:expr), $statement:expr $(, $bind:expr)* $(,)?) => {{
+        let statement = $database.statement($statement);
+        match $tx.reborrow() {
+            $crate::database::Tx::Sqlite(connection) => {
+                let rows = sqlx::query(statement)$(.bind($bind))*.persistent($database.prepared());
+                $crate::database::each(rows.fetch(connection), $seen).await
+            }
+            $crate::database::Tx::Postgres(connection) => {
+                let prepared = $database.prepared();
+                match $crate::database::Alone::on(connection, prepared).await {
+                    Ok(mut alone) => {
+                        let rows = sqlx::query(statement)$(.bind($bind))*.persistent(prepared);
+                        let told = $crate::database::each(rows.fetch(alone.connection()), $seen).await;
+                        alone.end(told).await
                     }
                     Err(error) => Err(error),
                 }

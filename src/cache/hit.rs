@@ -7,7 +7,7 @@ use super::batch::Columns;
 use super::memory::Filled;
 use super::refresh::refreshes_early;
 use crate::clock::Timestamp;
-use crate::database::{Bind, Id, JsonText, Known, Sql, query};
+use crate::database::{Bind, Id, JsonText, Sql, query};
 use crate::error::Result;
 
 /// A live item as the reader of a memoized value sees it.
@@ -55,11 +55,6 @@ impl Columns for Fresh {
     const EACH: Sql = Sql::MemoFreshEach;
     const HERE: Sql = Sql::MemoFreshHere;
     type Row = (Option<JsonText>, Option<i64>);
-    type Keyed = Known<(String, Option<JsonText>, Option<i64>)>;
-
-    fn split(Known((key, value, to_refresh)): Self::Keyed) -> (String, Self::Row) {
-        (key, (value, to_refresh))
-    }
 
     fn parameters<'p>(
         namespace: &'p dyn Bind,
@@ -77,20 +72,6 @@ impl Columns for Memoized {
     const EACH: Sql = Sql::MemoReadEach;
     const HERE: Sql = Sql::MemoReadHere;
     type Row = HitRow<Option<JsonText>>;
-    type Keyed = Known<(
-        String,
-        Option<JsonText>,
-        i64,
-        Option<Timestamp>,
-        Option<i64>,
-        Option<Timestamp>,
-        Option<Id>,
-    )>;
-
-    fn split(keyed: Self::Keyed) -> (String, Self::Row) {
-        let (key, value, generation, stale_at, cost, retry_at, refresh) = keyed.0;
-        (key, (value, generation, stale_at, cost, retry_at, refresh))
-    }
 }
 
 pub(super) type HitRow<V> = (

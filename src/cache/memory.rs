@@ -16,7 +16,7 @@ use super::batch::Columns;
 use super::hit::hit;
 use super::limits::decode;
 use crate::clock::Timestamp;
-use crate::database::{Id, JsonText, Known, Sql};
+use crate::database::{Id, JsonText, Sql};
 use crate::error::Result;
 use ear::Ear;
 use store::{Entry, Moment, Store};
@@ -121,26 +121,6 @@ impl Columns for Kept {
         Option<Timestamp>,
         bool,
     );
-    type Keyed = Known<(
-        String,
-        Option<JsonText>,
-        i64,
-        Option<Timestamp>,
-        Option<i64>,
-        Option<Timestamp>,
-        Option<Id>,
-        Option<Timestamp>,
-        bool,
-    )>;
-
-    fn split(keyed: Self::Keyed) -> (String, Self::Row) {
-        let (key, value, generation, stale_at, cost, retry_at, refresh, expires_at, linked) =
-            keyed.0;
-        let row = (
-            value, generation, stale_at, cost, retry_at, refresh, expires_at, linked,
-        );
-        (key, row)
-    }
 }
 
 /// A live item of the database.
@@ -240,10 +220,7 @@ impl Cache {
         }
         match self.fill(memory, key).await? {
             Some(Filled::Item(entry)) => decode(key, &entry.hit.value).map(Some),
-            Some(Filled::Large) => {
-                self.get_in(self.place.database.read().await?.tx(), key)
-                    .await
-            }
+            Some(Filled::Large) => Box::pin(self.get_large(key)).await,
             None => Ok(None),
         }
     }

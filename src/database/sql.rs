@@ -643,10 +643,10 @@ statements! {
         WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}");
     MemoReadHere: concat!("SELECT ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}");
-    // The items of calls that were gathered. A value that is large is read on its own, so that it holds up no other.
-    CacheGetEach: concat!("SELECT item.key, ", small!(), " FROM {item} AS item \
+    // The items of calls that were gathered, with their keys at the end. A value that is large is read on its own, so that it holds up no other.
+    CacheGetEach: concat!("SELECT ", small!(), ", item.key FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
-    CacheDeadlineEach: "SELECT item.key, item.expires_at FROM {item} AS item \
+    CacheDeadlineEach: "SELECT item.expires_at, item.key FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}";
     CacheRead: "SELECT item.value, item.expires_at, item.created_at, item.updated_at, item.generation, item.stale_at, \
         item.cost, CASE WHEN item.holder IS NOT NULL AND item.lease_until > $3 THEN item.lease_until END, \
@@ -735,7 +735,7 @@ statements! {
     // is not sent is not read.
     MemoFreshHere: concat!("SELECT ", small!(), ", ", to_refresh!("$1"), " FROM {item} AS item \
         WHERE item.namespace = $2 AND item.key = $3 AND {live:$1}");
-    MemoFreshEach: concat!("SELECT item.key, ", small!(), ", ", to_refresh!("$3"), " FROM {item} AS item \
+    MemoFreshEach: concat!("SELECT ", small!(), ", ", to_refresh!("$3"), ", item.key FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
     // All that is to be known of it.
     MemoRead: "SELECT item.value, item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
@@ -747,7 +747,7 @@ statements! {
     MemoMade: concat!("SELECT item.key, item.made_by, item.cost, item.generation, \
         CASE WHEN item.holder IS NOT NULL THEN item.job END FROM {item} AS item \
         WHERE item.namespace = $1 AND item.key {among:", built!(), "} AND item.made_by IS NOT NULL AND {live:$3}");
-    MemoReadEach: concat!("SELECT item.key, ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh \
+    MemoReadEach: concat!("SELECT ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh, item.key \
         FROM {item} AS item WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
     // Whoever computes has the row: a vacant one where there was none, so that invalidating the key meets it. A row that
     // somebody wrote since generation $8 was read is left to its reader, and so is an error that stands for a value, or
@@ -761,8 +761,8 @@ statements! {
         AND NOT COALESCE(CASE WHEN {live:$4} THEN item.retry_at ELSE item.error_until END > $4, FALSE) \
         AND NOT COALESCE(item.failed = $10, FALSE) RETURNING failures, linked";
     // What a process keeps in memory, and what tells how long it may.
-    CacheKeepEach: concat!("SELECT item.key, ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh, \
-        item.expires_at, item.linked FROM {item} AS item WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
+    CacheKeepEach: concat!("SELECT ", small!(), ", item.generation, item.stale_at, item.cost, item.retry_at, item.refresh, \
+        item.expires_at, item.linked, item.key FROM {item} AS item WHERE item.namespace = $1 AND item.key {listed:$2} AND {live:$3}");
     CacheWatch: "{watch_for:60}";
     // Why a lease was not to be had.
     LeaseState: "SELECT CASE WHEN {live:$3} THEN item.value END, item.holder, item.failed, item.last_error, \

@@ -83,20 +83,23 @@ impl<C: Call> Lane<C> {
             Ok(hand) => hand,
             Err(error) => return Alone::Answered(Err(error)),
         };
+        let mut given = None;
         let heard = {
-            let calls = std::slice::from_ref(&call);
-            let sends = pin!(C::send(&self.place, &mut hand, calls, BRIEFLY));
+            let (calls, gives) = (std::slice::from_ref(&call), |_, answer| {
+                given = Some(answer)
+            });
+            let sends = pin!(C::send(&self.place, &mut hand, calls, BRIEFLY, gives));
             self.place.database.heard(call.bytes(), sends).await
         };
-        let (answered, hand) = match heard {
-            Ok(Ok(answers)) => (Ok(answers), Some(hand)),
+        let (sent, hand) = match heard {
+            Ok(Ok(())) => (Ok(()), Some(hand)),
             Ok(Err(error)) => (Err(error), None),
             Err(error) => {
                 C::give_up(hand);
                 (Err(error), None)
             }
         };
-        let came_to = match answered {
+        let came_to = match sent {
             Err(error) if C::ORDERED && error.is_lock_timeout() => {
                 let (asker, waits) = self.gather.asker(&self.place);
                 // Its key goes along.
@@ -106,10 +109,10 @@ impl<C: Call> Lane<C> {
                 self.part_with(&Together::default(), blocked.take_blocked());
                 Alone::Blocked(waits)
             }
-            answered => {
+            sent => {
                 self.settle();
                 let gone = || Error::transient("the call has no answer; try again");
-                Alone::Answered(answered.and_then(|mut answers| answers.pop().ok_or_else(gone)))
+                Alone::Answered(sent.and_then(|()| given.ok_or_else(gone)))
             }
         };
         if !self.ends() {
@@ -216,9 +219,9 @@ impl<C: Call> Lane<C> {
         parts.push(0..self.under_way.calls().len());
         let mut usable = true;
         while let Some(part) = parts.pop() {
-            let calls = &self.under_way.calls()[part.clone()];
-            match C::send(&self.place, hand, calls, lock).await {
-                Ok(answers) => self.under_way.tell(part.start, answers.into_iter().map(Ok)),
+            let (calls, answer) = self.under_way.asked(part.clone());
+            match C::send(&self.place, hand, calls, lock, answer).await {
+                Ok(()) => {}
                 Err(error) => {
                     if let Some(middle) = self.under_way.middle(&part, &error) {
                         parts.extend([middle..part.end, part.start..middle]);

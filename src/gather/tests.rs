@@ -55,6 +55,8 @@ struct Stage {
     sent: watch::Sender<Vec<Vec<&'static str>>>,
     /// Lets a statement through for each permit.
     gate: Semaphore,
+    /// The calls that are answered before the gate.
+    early: watch::Sender<Vec<&'static str>>,
     /// The codes with which calls are refused, by key.
     refused: watch::Sender<BTreeMap<&'static str, &'static str>>,
     done: Mutex<Vec<&'static str>>,
@@ -71,6 +73,7 @@ impl Stage {
         Arc::new(Self {
             sent: watch::Sender::default(),
             gate: Semaphore::new(0),
+            early: watch::Sender::default(),
             refused: watch::Sender::default(),
             done: Mutex::default(),
             gather: Arc::default(),
@@ -166,10 +169,16 @@ impl Call for Gated {
         turn: &mut Option<Turn>,
         calls: &[Self],
         lock: Duration,
-    ) -> Result<Vec<&'static str>> {
+        mut answer: impl FnMut(usize, &'static str) + Send,
+    ) -> Result<()> {
         let stage = &calls[0].0;
         let names: Vec<_> = calls.iter().map(|call| call.1).collect();
         stage.sent.send_modify(|sent| sent.push(names.clone()));
+        for (at, name) in names.iter().enumerate() {
+            if stage.early.borrow().contains(name) {
+                answer(at, name);
+            }
+        }
         stage.gate.acquire().await.unwrap().forget();
         let mut refused = stage.refused.subscribe();
         let code = |refused: &BTreeMap<_, _>| {
@@ -190,7 +199,8 @@ impl Call for Gated {
             return Err(sqlx::Error::Database(Box::new(Refusal(code))).into());
         }
         stage.done.lock().unwrap().extend(&names);
-        Ok(names)
+        (0..).zip(names).for_each(|(at, name)| answer(at, name));
+        Ok(())
     }
 
     fn give_up(_: Option<Turn>) {}
@@ -226,6 +236,23 @@ async fn what_is_under_way_when_its_runtime_ends_is_sent_again_by_another() {
     assert_eq!(second.await.unwrap(), "second");
     assert_eq!(third.await.unwrap(), "third");
     assert_eq!(stage.clone().call("second").await.unwrap(), "second");
+}
+
+#[tokio::test]
+async fn who_has_an_answer_goes_on_while_others_wait_for_theirs() {
+    let stage = Stage::new().await;
+    stage.early.send_replace(vec!["b"]);
+    stage.refuse("a", "23514");
+    let (first, [a, b, c]) = stage.ask_together(["a", "b", "c"]);
+    stage.gate.add_permits(1);
+    first.await.unwrap();
+    stage.has_sent(2).await;
+    assert_eq!(b.await.unwrap(), "b");
+    assert!(!stage.done().contains(&"b"), "its statement is under way");
+    // What is refused is sent again in halves, and nobody is told twice.
+    stage.open();
+    assert!(a.await.is_err());
+    assert_eq!(c.await.unwrap(), "c");
 }
 
 #[tokio::test]

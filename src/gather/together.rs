@@ -67,18 +67,12 @@ impl<C: Call> Together<C> {
             .filter(|waiting| !waiting.asker.tell.is_closed())
     }
 
-    /// Answers the calls from `first` on.
-    pub(super) fn tell(
-        &mut self,
-        first: usize,
-        answers: impl IntoIterator<Item = Result<C::Answer>>,
-    ) {
-        for (asker, answer) in self.askers[first..].iter_mut().zip(answers) {
-            if let Some(asker) = asker.take() {
-                // Whoever asked may be gone.
-                let _ = asker.tell.send(Told::Answer(answer));
-            }
-        }
+    /// The calls of `part`, and what answers each by its place among them.
+    pub(super) fn asked(&mut self, part: Range<usize>) -> (&[C], impl FnMut(usize, C::Answer)) {
+        let askers = &mut self.askers[part.clone()];
+        (&self.calls[part], |at, answer| {
+            tell(&mut askers[at], Ok(answer))
+        })
     }
 
     /// Whether somebody waits for an answer.
@@ -93,7 +87,9 @@ impl<C: Call> Together<C> {
     }
 
     pub(super) fn refuse(&mut self, part: Range<usize>, error: &Error) {
-        self.tell(part.start, part.map(|_| Err(error.clone())));
+        for asker in &mut self.askers[part] {
+            tell(asker, Err(error.clone()));
+        }
     }
 
     /// Where to part what was refused, so that what is good of it passes. Calls of one key are parted only where one of
@@ -146,5 +142,12 @@ impl<C: Call> Together<C> {
             .collect();
         taken.reverse();
         taken
+    }
+}
+
+fn tell<C: Call>(asker: &mut Option<Asker<C>>, answer: Result<C::Answer>) {
+    if let Some(asker) = asker.take() {
+        // Whoever asked may be gone.
+        let _ = asker.tell.send(Told::Answer(answer));
     }
 }

@@ -89,6 +89,19 @@ async fn refuse(db: &TestDatabase, key: &str) {
 }
 
 both_engines! {
+    async fn a_call_takes_little_room_in_the_task_that_waits_for_it(db) {
+        let cache = db.cache().await;
+        let memo = cache.memoize("key");
+        let room = [
+            size_of_val(&cache.get::<String>("key")),
+            size_of_val(&cache.exists("key")),
+            size_of_val(&cache.set("key", "value")),
+            size_of_val(&cache.delete("key")),
+            size_of_val(&memo.get_or_compute(|| async { 1 })),
+        ];
+        assert!(room.iter().all(|bytes| *bytes <= 1_536), "{room:?}");
+    }
+
     async fn everybody_is_given_the_answer_to_their_own_call(db) {
         everybody_is_answered(&db.cache().await).await;
     }

@@ -8,20 +8,17 @@ use super::super::Cache;
 use super::{Call, Gather, Place};
 use crate::clock::Timestamp;
 use crate::database::{
-    Bind, Connection, Database, FetchedRow, HereRow, JsonText, Keys, Known, Sql, query,
+    Bind, Connection, Database, FirstColumns, HereRow, JsonText, Keys, Sql, query,
 };
 use crate::error::Result;
 
 /// What is read of an item.
 pub(in crate::cache) trait Columns: Send + Sync + 'static {
-    /// For many keys: each row begins with its key. A value that is large is null, and is read on its own.
+    /// For many keys: each row ends with its key. A value that is large is null, and is read on its own.
     const EACH: Sql;
     /// For one key, without it, on SQLite.
     const HERE: Sql;
-    type Row: HereRow + Clone + Send + Sync + 'static;
-    type Keyed: FetchedRow;
-
-    fn split(keyed: Self::Keyed) -> (String, Self::Row);
+    type Row: HereRow + FirstColumns + Clone + Send + Sync + 'static;
 
     /// What `HERE` is given, in the order of its numbers.
     fn parameters<'p>(
@@ -40,11 +37,6 @@ impl Columns for Value {
     const EACH: Sql = Sql::CacheGetEach;
     const HERE: Sql = Sql::CacheGetHere;
     type Row = (Option<JsonText>,);
-    type Keyed = Known<(String, Option<JsonText>)>;
-
-    fn split(Known((key, column)): Self::Keyed) -> (String, Self::Row) {
-        (key, (column,))
-    }
 }
 
 /// The deadline of an item.
@@ -54,11 +46,6 @@ impl Columns for Deadline {
     const EACH: Sql = Sql::CacheDeadlineEach;
     const HERE: Sql = Sql::CacheDeadline;
     type Row = (Option<Timestamp>,);
-    type Keyed = Known<(String, Option<Timestamp>)>;
-
-    fn split(Known((key, column)): Self::Keyed) -> (String, Self::Row) {
-        (key, (column,))
-    }
 }
 
 /// A read of one key's item.
@@ -118,12 +105,14 @@ impl<T: Columns> Call for Read<T> {
         database.read().await
     }
 
+    /// Whoever asked goes on as soon as the row is here, while others are on their way.
     async fn send(
         place: &Place,
         hand: &mut Connection,
         calls: &[Self],
         _: Duration,
-    ) -> Result<Vec<Self::Answer>> {
+        mut answer: impl FnMut(usize, Self::Answer) + Send,
+    ) -> Result<()> {
         let mut tx = hand.tx();
         let mut order: Vec<(&str, usize)> = calls.iter().map(Call::key).zip(0..).collect();
         order.sort_unstable();
@@ -132,30 +121,38 @@ impl<T: Columns> Call for Read<T> {
         let keys = Keys(keys);
         // Not before any of the calls.
         let now = place.database.clock().now();
-        let rows: Vec<T::Keyed> = query!(
+        let mut found = vec![false; calls.len()];
+        let mut next = 0;
+        let seen = |key: &str, row: T::Row| {
+            let asks = |at: usize| order.get(at).is_some_and(|(asked, _)| *asked == key);
+            // Rows come in the order of their index, as a rule.
+            if !asks(next) {
+                next = order.partition_point(|(asked, _)| *asked < key);
+            }
+            let mut row = Some(row);
+            while asks(next) {
+                let call = order[next].1;
+                next += 1;
+                found[call] = true;
+                answer(
+                    call,
+                    (if asks(next) { row.clone() } else { row.take() }, now),
+                );
+            }
+        };
+        query!(
             place.database,
             tx,
-            fetch_all,
+            each(seen),
             T::EACH,
             &*place.namespace,
             &keys,
             now
         )?;
-        let mut rows: Vec<(String, T::Row)> = rows.into_iter().map(T::split).collect();
-        rows.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-        let mut rows = rows.into_iter().peekable();
-        let mut answers: Vec<Self::Answer> = calls.iter().map(|_| (None, now)).collect();
-        let mut order = order.into_iter().peekable();
-        while let Some((key, call)) = order.next() {
-            while rows.next_if(|(of, _)| of.as_str() < key).is_some() {}
-            let is_asked_again = order.peek().is_some_and(|(next, _)| *next == key);
-            answers[call].0 = match rows.peek() {
-                Some((of, row)) if of == key && is_asked_again => Some(row.clone()),
-                Some((of, _)) if of == key => rows.next().map(|(_, row)| row),
-                _ => None,
-            };
+        for (call, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
+            answer(call, (None, now));
         }
-        Ok(answers)
+        Ok(())
     }
 
     fn give_up(mut hand: Connection) {

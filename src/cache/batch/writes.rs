@@ -64,7 +64,8 @@ impl Call for Write {
         hand: &mut Hand,
         calls: &[Self],
         lock: Duration,
-    ) -> Result<Vec<bool>> {
+        mut answer: impl FnMut(usize, bool) + Send,
+    ) -> Result<()> {
         if let Hand::Turn(turn) = hand {
             let mut written = set_here(place, calls);
             if written == Written::ToWait
@@ -83,7 +84,8 @@ impl Call for Write {
             if written == Written::Here {
                 // Whoever writes without end lets others go between.
                 tokio::task::coop::consume_budget().await;
-                return Ok(vec![true; calls.len()]);
+                (0..calls.len()).for_each(|call| answer(call, true));
+                return Ok(());
             }
             let turn = match turn.take() {
                 None => place.database.turn().await?,
@@ -95,10 +97,16 @@ impl Call for Write {
             return Err(Error::transient("the turn to write was lost; try again"));
         };
         if matches!(calls.first(), Some(Self::Delete { .. })) {
-            return delete(place, connection.tx(), calls, lock).await;
+            let mut rows = delete(place, connection.tx(), calls, lock).await?;
+            // Of those who delete the same row, the first did.
+            for (at, call) in calls.iter().enumerate() {
+                answer(at, rows.remove(call.key()) == Some(false));
+            }
+            return Ok(());
         }
         set(place, connection.tx(), calls, lock).await?;
-        Ok(vec![true; calls.len()])
+        (0..calls.len()).for_each(|call| answer(call, true));
+        Ok(())
     }
 
     fn give_up(hand: Hand) {
@@ -228,12 +236,13 @@ async fn set(place: &Place, mut tx: Tx<'_>, calls: &[Write], lock: Duration) -> 
     Ok(())
 }
 
+/// The rows that there were, and whether each was vacant.
 async fn delete(
     place: &Place,
     mut tx: Tx<'_>,
     calls: &[Write],
     lock: Duration,
-) -> Result<Vec<bool>> {
+) -> Result<HashMap<String, bool>> {
     let keys = rows_of_keys(calls.iter().map(Call::key))?;
     let rows: Vec<(String, bool)> = query!(
         place.database,
@@ -244,10 +253,5 @@ async fn delete(
         &keys,
         in_words(lock)
     )?;
-    let mut rows: HashMap<String, bool> = rows.into_iter().collect();
-    // Of those who delete the same row, the first did.
-    Ok(calls
-        .iter()
-        .map(|call| rows.remove(call.key()) == Some(false))
-        .collect())
+    Ok(rows.into_iter().collect())
 }
