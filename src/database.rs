@@ -33,6 +33,7 @@ pub(crate) mod sql;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod statements;
 mod types;
+mod untested;
 mod wakeups;
 #[cfg_attr(not(feature = "worker"), allow(dead_code))]
 #[cfg(feature = "worker")]
@@ -45,6 +46,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub(crate) use alone::Alone;
@@ -63,6 +65,7 @@ pub use sql::Engine;
 pub(crate) use sql::Sql;
 pub use types::Id;
 pub(crate) use types::{JsonText, Keys, RowText};
+pub(crate) use untested::{Untested, within};
 #[cfg(feature = "worker")]
 pub(crate) use wakeups::Wakeup;
 pub(crate) use wakeups::Wakeups;
@@ -242,6 +245,9 @@ impl<'c> From<&'c mut Transaction> for Tx<'c> {
 pub(crate) struct Connection {
     inner: Loan,
     patience: answer::Patience,
+    /// How long its server has to say that it is well when it is given back. One that fell silent would keep its place in
+    /// the pool for as long as the network does not tell.
+    to_return: Option<Duration>,
 }
 
 enum Loan {
@@ -280,15 +286,7 @@ impl Connection {
     pub(crate) fn give_up(&mut self) {
         if let Loan::Postgres(connection) = &mut self.inner {
             connection.close_on_drop();
-        }
-    }
-}
-
-impl From<Loan> for Connection {
-    fn from(inner: Loan) -> Self {
-        Self {
-            inner,
-            patience: answer::Patience::of_this_task(),
+            self.to_return = None;
         }
     }
 }
@@ -298,16 +296,22 @@ impl Drop for Connection {
         if self.patience.is_over() {
             self.give_up();
         }
-        let Loan::Sqlite {
-            connection,
-            turn,
-            fold,
-        } = &mut self.inner
-        else {
-            return;
+        let (connection, turn, fold) = match &mut self.inner {
+            Loan::Sqlite {
+                connection,
+                turn,
+                fold,
+            } => (connection, turn, fold),
+            Loan::Postgres(connection) => {
+                if let (Some(limit), Ok(runtime)) = (self.to_return, Handle::try_current()) {
+                    let returned = connection.return_to_pool();
+                    runtime.spawn(tokio::time::timeout(limit, returned));
+                }
+                return;
+            }
         };
         // A statement whose caller has gone may be waiting for a lock still: whoever has the turn next must not overtake it.
-        if let (Some(turn), Ok(runtime)) = (turn.take(), tokio::runtime::Handle::try_current()) {
+        if let (Some(turn), Ok(runtime)) = (turn.take(), Handle::try_current()) {
             let returned = connection.return_to_pool();
             runtime.spawn(async move {
                 returned.await;
@@ -527,15 +531,14 @@ impl Database {
     }
 
     pub(crate) async fn read(&self) -> Result<Connection> {
-        Ok(match &self.inner.pool {
+        Ok(self.lent(match &self.inner.pool {
             Pool::Sqlite { read, .. } => Loan::Sqlite {
                 connection: read.acquire().await?,
                 turn: None,
                 fold: None,
             },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
-        }
-        .into())
+        }))
     }
 
     pub(crate) async fn write(&self) -> Result<Connection> {
@@ -545,15 +548,22 @@ impl Database {
 
     /// [`Database::write`] of one who has the turn.
     pub(crate) async fn write_in(&self, turn: Option<Turn>) -> Result<Connection> {
-        Ok(match &self.inner.pool {
+        Ok(self.lent(match &self.inner.pool {
             Pool::Sqlite { write, .. } => Loan::Sqlite {
                 connection: write.acquire().await?,
                 turn,
                 fold: self.shared_here().map(|here| here.fold.clone()),
             },
             Pool::Postgres(pool) => Loan::Postgres(pool.acquire().await?),
+        }))
+    }
+
+    fn lent(&self, inner: Loan) -> Connection {
+        Connection {
+            inner,
+            patience: answer::Patience::of_this_task(),
+            to_return: self.patience(0),
         }
-        .into())
     }
 
     /// The turn to write, where there are turns.

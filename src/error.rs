@@ -170,6 +170,18 @@ impl Error {
             .is_some_and(|code| codes.contains(&&*code))
     }
 
+    /// Whether the connection is gone: cut, silent, or closed by the server. SQLSTATE classes 08 and 57P.
+    pub(crate) fn is_of_its_connection(&self) -> bool {
+        match self.of_sqlx() {
+            None => self.kind == Kind::Unanswered,
+            Some(sqlx::Error::Io(_)) => true,
+            Some(sqlx::Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+            _ => false,
+        }
+    }
+
     /// Whether no connection came in time.
     pub(crate) fn is_timeout_of_the_pool(&self) -> bool {
         matches!(self.of_sqlx(), Some(sqlx::Error::PoolTimedOut))

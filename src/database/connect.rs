@@ -17,6 +17,7 @@ use super::here::Here;
 use super::migrate::SchemaPolicy;
 use super::redact::redact_url;
 use super::sql::{Engine, Statements};
+use super::untested::may_be_lent;
 use super::{Database, Inner, Pool};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -241,6 +242,8 @@ impl DatabaseOptions {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, _| Box::pin(async { Ok(may_be_lent(connection).await) }))
             .connect_with(options)
             .await
             .map_err(Error::from)

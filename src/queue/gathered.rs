@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::enqueue::{Row, row_of, to_json};
 use super::{Enqueued, JobId, NewJob, Queue};
 use crate::clock::Timestamp;
-use crate::database::{Connection, Database, Sql, query};
+use crate::database::{Database, Sql, Untested, query, within};
 use crate::error::Result;
 use crate::gather::{Call, Place};
 
@@ -45,7 +45,7 @@ impl Queue {
 
 impl Call for Plain {
     type Answer = ();
-    type Hand = Connection;
+    type Hand = Untested;
     /// Nobody has locked a row that is not there yet, and jobs start in the order that their rows say.
     const ORDERED: bool = false;
 
@@ -62,14 +62,14 @@ impl Call for Plain {
         name.len() + queue.len() + payload.len() + limit_key.as_ref().map_or(0, String::len)
     }
 
-    async fn connect(database: &Database) -> Result<Connection> {
-        database.write().await
+    async fn connect(database: &Database) -> Result<Untested> {
+        Untested::to_write(database).await
     }
 
     /// Rows that are there already are left as they are: this sent them, and lost the answer.
     async fn send(
         place: &Place,
-        hand: &mut Connection,
+        hand: &mut Untested,
         calls: &[Self],
         _: Duration,
         mut answer: impl FnMut(usize, ()) + Send,
@@ -79,14 +79,21 @@ impl Call for Plain {
         // None of them is due before it was enqueued.
         let at = calls.iter().map(|call| call.at).max();
         let at = at.unwrap_or_else(|| place.database.clock().now());
-        let mut tx = hand.tx();
-        query!(place.database, tx, execute, Sql::JobAdd, &rows, at)?;
+        loop {
+            let limit = hand.limit(&place.database);
+            let mut tx = hand.tx(&place.database).await?;
+            let adds = async { query!(place.database, tx, execute, Sql::JobAdd, &rows, at) };
+            let added = within(limit, adds).await;
+            if hand.take(added)?.is_some() {
+                break;
+            }
+        }
         place.database.announce();
         (0..calls.len()).for_each(|call| answer(call, ()));
         Ok(())
     }
 
-    fn give_up(mut hand: Connection) {
+    fn give_up(mut hand: Untested) {
         hand.give_up();
     }
 }

@@ -8,7 +8,7 @@ use super::super::Cache;
 use super::{Call, Gather, Place};
 use crate::clock::Timestamp;
 use crate::database::{
-    Bind, Connection, Database, FirstColumns, HereRow, JsonText, Keys, Sql, query,
+    Bind, Database, FirstColumns, HereRow, JsonText, Keys, Sql, Untested, query, within,
 };
 use crate::error::Result;
 
@@ -85,7 +85,7 @@ impl<T: Columns> Gather<Read<T>> {
 impl<T: Columns> Call for Read<T> {
     /// What the live item has, and the instant at which it was live.
     type Answer = (Option<T::Row>, Timestamp);
-    type Hand = Connection;
+    type Hand = Untested;
     const ORDERED: bool = false;
     const LANES: usize = 4;
 
@@ -101,61 +101,70 @@ impl<T: Columns> Call for Read<T> {
         self.0.len()
     }
 
-    async fn connect(database: &Database) -> Result<Connection> {
-        database.read().await
+    async fn connect(database: &Database) -> Result<Untested> {
+        Untested::to_read(database).await
     }
 
     /// Whoever asked goes on as soon as the row is here, while others are on their way.
     async fn send(
         place: &Place,
-        hand: &mut Connection,
+        hand: &mut Untested,
         calls: &[Self],
         _: Duration,
         mut answer: impl FnMut(usize, Self::Answer) + Send,
     ) -> Result<()> {
-        let mut tx = hand.tx();
         let mut order: Vec<(&str, usize)> = calls.iter().map(Call::key).zip(0..).collect();
         order.sort_unstable();
         let mut keys: Vec<&str> = order.iter().map(|(key, _)| *key).collect();
         keys.dedup();
         let keys = Keys(keys);
-        // Not before any of the calls.
-        let now = place.database.clock().now();
         let mut found = vec![false; calls.len()];
-        let mut next = 0;
-        let seen = |key: &str, row: T::Row| {
-            let asks = |at: usize| order.get(at).is_some_and(|(asked, _)| *asked == key);
-            // Rows come in the order of their index, as a rule.
-            if !asks(next) {
-                next = order.partition_point(|(asked, _)| *asked < key);
-            }
-            let mut row = Some(row);
-            while asks(next) {
-                let call = order[next].1;
-                next += 1;
-                found[call] = true;
-                answer(
-                    call,
-                    (if asks(next) { row.clone() } else { row.take() }, now),
-                );
+        let now = loop {
+            // Not before any of the calls.
+            let now = place.database.clock().now();
+            let mut next = 0;
+            let seen = |key: &str, row: T::Row| {
+                let asks = |at: usize| order.get(at).is_some_and(|(asked, _)| *asked == key);
+                // Rows come in the order of their index, as a rule.
+                if !asks(next) {
+                    next = order.partition_point(|(asked, _)| *asked < key);
+                }
+                let mut row = Some(row);
+                while asks(next) {
+                    let call = order[next].1;
+                    next += 1;
+                    found[call] = true;
+                    answer(
+                        call,
+                        (if asks(next) { row.clone() } else { row.take() }, now),
+                    );
+                }
+            };
+            let limit = hand.limit(&place.database);
+            let mut tx = hand.tx(&place.database).await?;
+            let reads = async {
+                query!(
+                    place.database,
+                    tx,
+                    each(seen),
+                    T::EACH,
+                    &*place.namespace,
+                    &keys,
+                    now
+                )
+            };
+            let read = within(limit, reads).await;
+            if hand.take(read)?.is_some() {
+                break now;
             }
         };
-        query!(
-            place.database,
-            tx,
-            each(seen),
-            T::EACH,
-            &*place.namespace,
-            &keys,
-            now
-        )?;
         for (call, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
             answer(call, (None, now));
         }
         Ok(())
     }
 
-    fn give_up(mut hand: Connection) {
+    fn give_up(mut hand: Untested) {
         hand.give_up();
     }
 }
