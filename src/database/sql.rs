@@ -823,7 +823,6 @@ statements! {
     JobCounts: "SELECT queue, name, status, COUNT(*), MIN(run_at) FROM {job} GROUP BY queue, name, status \
         ORDER BY queue, name, status";
     JobUnfinished: "SELECT COUNT(*) FROM {job} WHERE id = $1 AND status IN ('queued', 'running')";
-    JobNextWaiting: "SELECT MIN(run_at) FROM {job} WHERE status = 'queued' AND NOT due";
     // A limit that is written out is one that PostgreSQL plans for.
     //
     // The statements on a batch check its rows again, in case somebody else had them first. `IS TRUE` keeps engines
@@ -832,10 +831,10 @@ statements! {
         WHERE status = 'queued' AND NOT due AND run_at <= $1 ORDER BY run_at LIMIT 1000 {skip_locked}) \
         UPDATE {job} SET due = TRUE WHERE id {among:SELECT batch_id FROM batch} \
         AND (status = 'queued' AND NOT due) IS TRUE";
-    // The names of queues by one step of the index each, however many jobs are ready: those with jobs that have no key
-    // and that this worker knows, and those with jobs that have one. An EXISTS would be a join to PostgreSQL, which
-    // reads them all.
-    JobReadyQueues: concat!("WITH RECURSIVE ready (queue) AS (\
+    // All that a worker looks for. When the next waiting job may start, without a queue; and the names of queues by one step
+    // of the index each, however many jobs are ready: those with jobs that have no key and that this worker knows, and
+    // those with jobs that have one. An EXISTS would be a join to PostgreSQL, which reads them all.
+    JobLook: concat!("WITH RECURSIVE ready (queue) AS (\
         SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(), " ORDER BY job.queue LIMIT 1) \
         UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(), " AND job.queue > ready.queue \
         ORDER BY job.queue LIMIT 1) FROM ready WHERE ready.queue IS NOT NULL), \
@@ -843,10 +842,11 @@ statements! {
         SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(limited), " ORDER BY job.queue LIMIT 1) \
         UNION ALL SELECT (SELECT job.queue FROM {job} AS job WHERE ", ready!(limited), " AND job.queue > limited.queue \
         ORDER BY job.queue LIMIT 1) FROM limited WHERE limited.queue IS NOT NULL) \
-        SELECT ready.queue, FALSE FROM ready WHERE ready.queue IS NOT NULL AND ", paused!("ready.queue"),
+        SELECT NULL, FALSE, (SELECT MIN(run_at) FROM {job} WHERE status = 'queued' AND NOT due) \
+        UNION ALL SELECT ready.queue, FALSE, NULL FROM ready WHERE ready.queue IS NOT NULL AND ", paused!("ready.queue"),
         " IS NULL AND (SELECT job.id FROM {job} AS job WHERE job.queue = ready.queue AND ", ready!(), " AND {free:{claim} AS claim} AND ",
         known!("$1"), " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NOT NULL \
-        UNION ALL SELECT limited.queue, TRUE FROM limited WHERE limited.queue IS NOT NULL AND ",
+        UNION ALL SELECT limited.queue, TRUE, NULL FROM limited WHERE limited.queue IS NOT NULL AND ",
         paused!("limited.queue"), " IS NULL");
     JobFetch: concat!("WITH batch AS MATERIALIZED (SELECT {row:job} AS batch_row FROM {job} AS job \
         WHERE job.queue = $1 AND ", ready!(), " AND ", paused!("$1", "{share}"), " IS NULL AND ", current!("$1"),

@@ -92,6 +92,9 @@ pub(crate) type Row = (
     Timestamp,
 );
 
+/// What a look finds: a queue, whether the jobs have keys, and without a queue when the next waiting job may start.
+type Found = (Option<String>, bool, Option<Timestamp>);
+
 /// A queue that this worker serves.
 struct Served {
     name: Arc<str>,
@@ -206,6 +209,8 @@ impl Fetcher {
                 }
                 self.round(&names, &mut state, life).await
             };
+            // Whether something may start once a job has ended.
+            let mut wants_slot = true;
             let mut looked = false;
             let wait = match self.database.answered(round).await {
                 Ok(round) => {
@@ -223,6 +228,7 @@ impl Fetcher {
                                 return;
                             }
                             looked = true;
+                            wants_slot = blocked || self.options.once;
                             self.idle_wait(next)
                         }
                     }
@@ -242,7 +248,7 @@ impl Fetcher {
                 () = self.stop.cancelled() => false,
                 () = self.wake.notified() => true,
                 _ = announced.changed() => true,
-                () = state.freed.notified() => false,
+                () = state.freed.notified(), if wants_slot => false,
                 () = changes.within(wait) => false,
             };
             // Where writers wait for each other, nobody writes without having looked. And one guess follows a look: were they
@@ -424,21 +430,23 @@ impl Fetcher {
         let connection = &mut lent.connection;
         let began = Instant::now();
         let mut tx = connection.tx();
-        let (next,): (Option<Timestamp>,) =
-            query!(self.database, tx, fetch_one, Sql::JobNextWaiting)?;
-        let rows: Vec<Readable<(String, bool)>> =
-            query!(self.database, tx, fetch_all, Sql::JobReadyQueues, names)?;
+        let rows: Vec<Readable<Found>> = query!(self.database, tx, fetch_all, Sql::JobLook, names)?;
         let took = began.elapsed();
         if self.database.replan_if_slow(connection, took).await.is_ok() {
             connections.keep(lent, Instant::now());
         }
         let mut queues: BTreeMap<String, Ready> = BTreeMap::new();
-        for (queue, keyed) in readable(rows) {
+        let mut next_waiting = None;
+        for (queue, keyed, next) in readable(rows) {
+            next_waiting = earliest(next_waiting, next);
+            let Some(queue) = queue else {
+                continue;
+            };
             let ready = queues.entry(queue).or_default();
             ready.keyed |= keyed;
             ready.plain |= !keyed;
         }
-        Ok((next, queues.into_iter().collect()))
+        Ok((next_waiting, queues.into_iter().collect()))
     }
 
     async fn make_due(&self, now: Timestamp) -> Result<()> {

@@ -281,6 +281,11 @@ impl Writer {
             self.update(Sql::JobUnclaim, &batch_of(&begun_rows(&unbegun))?)
                 .await?;
         }
+        let waits = |outcome: &Outcome| matches!(outcome, Outcome::Retry { .. } | Outcome::Unbegun);
+        if batch.iter().any(|finished| waits(&finished.outcome)) {
+            // Who fetches is to know when it may start.
+            self.database.announce();
+        }
         Ok(())
     }
 

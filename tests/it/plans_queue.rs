@@ -34,7 +34,7 @@ const ROW: &str = "row";
 /// The primary key of the attempts that are kept.
 const ATTEMPTS: &str = "attempts' primary key";
 
-const STATEMENTS: [Statement; 40] = [
+const STATEMENTS: [Statement; 39] = [
     (
         "JobFetch",
         &[
@@ -47,9 +47,9 @@ const STATEMENTS: [Statement; 40] = [
         &["job_ready", ROW],
     ),
     (
-        "JobReadyQueues",
+        "JobLook",
         &[KNOWN],
-        &["job_ready", "job_ready_limited"],
+        &["job_ready", "job_ready_limited", "job_waiting"],
     ),
     (
         "JobReadyKeys",
@@ -84,7 +84,6 @@ const STATEMENTS: [Statement; 40] = [
         ],
         &["job_ready_limited", ROW],
     ),
-    ("JobNextWaiting", &[], &["job_waiting"]),
     ("JobMakeDue", &[NOW], &["job_waiting", PRIMARY]),
     ("JobDone", &[ENDED, ("uuid", ID), NOW], &[PRIMARY]),
     (
