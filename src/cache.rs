@@ -49,6 +49,7 @@ pub use purge::Purge;
 pub(crate) use remake::MadeBy;
 pub(crate) use remake::{Remake, Remakes};
 pub(crate) use remembered::Remembered;
+use rows::rows_of_keys;
 pub use tags::Tagged;
 pub(crate) use tags::What;
 #[cfg(feature = "worker")]
@@ -275,9 +276,7 @@ impl Cache {
         &self,
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<HashMap<String, T>> {
-        let keys: Vec<_> = keys.into_iter().collect();
-        self.get_many_in(self.place.database.read().await?.tx(), keys)
-            .await
+        self.get_many_of(rows_of_keys(keys)?).await
     }
 
     /// Stores `value`; a live item keeps its deadline, a new or expired one gets none.

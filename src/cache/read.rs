@@ -9,7 +9,7 @@ use super::limits::{check_key, check_prefix, decode, prefix_end};
 use super::rows::rows_of_keys;
 use super::{Cache, CacheStats, ItemInfo, Ttl};
 use crate::clock::Timestamp;
-use crate::database::{Id, JsonText, Sql, Tx, query};
+use crate::database::{Id, JsonText, Sql, Tx, Untested, query, within};
 use crate::error::Result;
 
 /// What is left until a deadline.
@@ -54,14 +54,38 @@ impl Cache {
         keys: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<HashMap<String, T>> {
         let keys = rows_of_keys(keys)?;
-        let mut tx = self.place.database.own(tx)?;
+        self.many_of(self.place.database.own(tx)?, &keys).await
+    }
+
+    /// [`Cache::get_many`] of keys that are written as rows.
+    pub(super) async fn get_many_of<T: DeserializeOwned>(
+        &self,
+        keys: JsonText,
+    ) -> Result<HashMap<String, T>> {
+        let database = &self.place.database;
+        let mut connection = Untested::to_read(database).await?;
+        loop {
+            let limit = connection.limit(database);
+            let tx = connection.tx(database).await?;
+            let read = within(limit, self.many_of(tx, &keys)).await;
+            if let Some(found) = connection.take(read)? {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn many_of<T: DeserializeOwned>(
+        &self,
+        mut tx: Tx<'_>,
+        keys: &JsonText,
+    ) -> Result<HashMap<String, T>> {
         let rows: Vec<(String, JsonText)> = query!(
             self.place.database,
             tx,
             fetch_all,
             Sql::CacheGetMany,
             &*self.place.namespace,
-            &keys,
+            keys,
             self.now()
         )?;
         rows.into_iter()

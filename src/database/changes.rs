@@ -1,5 +1,6 @@
 //! Noticing, on an SQLite file, that somebody has written to it, without a look at its tables.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,7 +32,10 @@ pub(crate) struct Changes {
 
 impl Database {
     pub(crate) fn changes(&self) -> Changes {
-        let told = self.shared_here().and_then(look);
+        let told = self.shared_here().and_then(|here| {
+            let events = here.log().zip(WriteEvents::new());
+            look(here, events)
+        });
         Changes {
             database: self.clone(),
             seen: None,
@@ -52,10 +56,12 @@ impl Database {
 
 /// Tells of changes from now on, for as long as somebody listens. From a plain thread: a timer of the runtime wakes its own
 /// thread twice for each look, which costs ten times what the look does.
-fn look(here: &Arc<Here>) -> Option<watch::Receiver<()>> {
+fn look(
+    here: &Arc<Here>,
+    mut events: Option<(PathBuf, WriteEvents)>,
+) -> Option<watch::Receiver<()>> {
     let (tell, told) = watch::channel(());
     let mut last = here.version();
-    let mut events = here.log().zip(WriteEvents::new());
     let here = Arc::downgrade(here);
     let version = move || here.upgrade()?.version();
     let look = move || {
@@ -160,6 +166,39 @@ mod tests {
         database.close().await;
         assert_eq!(database.version(), None, "what is closed opens nothing");
         assert_eq!(database.poll_interval(), UNTOLD);
+    }
+
+    /// That a change is told of to one who has these events.
+    async fn is_told(events: impl FnOnce() -> Option<(PathBuf, WriteEvents)>) {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        let database = Database::connect(&url).await.unwrap();
+        let other = Cache::new(Database::connect(&url).await.unwrap());
+        let mut changes = database.changes();
+        changes.told = look(database.shared_here().unwrap(), events());
+        for value in 0..2 {
+            changes.mark();
+            // Until it is not looked for any more because something was written before.
+            changes.within(2 * SETTLED).await;
+            assert!(!changes.has_come());
+            other.set("key", &value).await.unwrap();
+            let told = tokio::time::timeout(Duration::from_secs(30), changes.within(Duration::MAX));
+            told.await.unwrap();
+            assert!(changes.has_come());
+        }
+    }
+
+    #[tokio::test]
+    async fn where_the_kernel_tells_of_nothing_changes_are_looked_for() {
+        is_told(|| None).await;
+    }
+
+    // Linux alone has them.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn where_the_kernel_says_that_it_will_tell_and_does_not_changes_are_looked_for() {
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        is_told(|| Some((elsewhere.path().to_owned(), WriteEvents::new()?))).await;
     }
 
     #[tokio::test]
