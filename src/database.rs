@@ -87,7 +87,7 @@ struct Inner {
     clock: Clock,
     prepared: bool,
     /// Counts this process's enqueues, so that its workers wake at once.
-    enqueued: tokio::sync::watch::Sender<u64>,
+    enqueued: tokio::sync::watch::Sender<Announced>,
     /// Counts its cancellations of jobs.
     cancelled: tokio::sync::watch::Sender<u64>,
 }
@@ -241,6 +241,13 @@ impl<'c> From<&'c mut Transaction> for Tx<'c> {
     }
 }
 
+/// What this process's workers were told, counted.
+#[derive(Debug, Default)]
+pub(crate) struct Announced {
+    pub(crate) jobs: u64,
+    again: u64,
+}
+
 /// A pooled connection, on loan for one operation.
 pub(crate) struct Connection {
     inner: Loan,
@@ -304,8 +311,7 @@ impl Drop for Connection {
             } => (connection, turn, fold),
             Loan::Postgres(connection) => {
                 if let (Some(limit), Ok(runtime)) = (self.to_return, Handle::try_current()) {
-                    let returned = connection.return_to_pool();
-                    runtime.spawn(tokio::time::timeout(limit, returned));
+                    runtime.spawn(untested::within_limit(limit, connection.return_to_pool()));
                 }
                 return;
             }
@@ -670,12 +676,18 @@ impl Database {
 
     /// Wakes this process's workers: a job of its own was enqueued.
     pub(crate) fn announce(&self) {
-        self.inner.enqueued.send_modify(|count| *count += 1);
+        self.inner.enqueued.send_modify(|told| told.jobs += 1);
+    }
+
+    /// The same of a job that was there before, and may start at once or later.
+    #[cfg(feature = "worker")]
+    pub(crate) fn announce_again(&self) {
+        self.inner.enqueued.send_modify(|told| told.again += 1);
     }
 
     /// Changes whenever [`Database::announce`] is called.
     #[cfg(feature = "worker")]
-    pub(crate) fn announcements(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub(crate) fn announcements(&self) -> tokio::sync::watch::Receiver<Announced> {
         self.inner.enqueued.subscribe()
     }
 

@@ -65,7 +65,7 @@ impl Cache {
         let database = &self.place.database;
         let mut connection = Untested::to_read(database).await?;
         loop {
-            let limit = connection.limit(database);
+            let limit = connection.limit(database, keys.0.len());
             let tx = connection.tx(database).await?;
             let read = within(limit, self.many_of(tx, &keys)).await;
             if let Some(found) = connection.take(read)? {

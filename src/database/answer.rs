@@ -45,9 +45,13 @@ impl Database {
         let Pool::Postgres(pool) = &self.inner.pool else {
             return None;
         };
-        let travels = Duration::from_secs((bytes / BYTES_A_SECOND) as u64);
         let acquire = pool.options().get_acquire_timeout();
-        Some(acquire.saturating_mul(PATIENCE).saturating_add(travels))
+        Some(patience(acquire).saturating_add(travels(bytes)))
+    }
+
+    /// How long a connection that nobody has tested has to answer what is sent by it: as long as a test may take.
+    pub(super) fn untested_patience(&self, bytes: usize) -> Duration {
+        self.acquire_timeout().saturating_add(travels(bytes))
     }
 
     /// What `work` gives that sends so many bytes, or a transient error where the server does not answer in time. The
@@ -92,6 +96,16 @@ impl Database {
             .map(|patience| limit.clamp(self.acquire_timeout(), patience));
         given(limit, work).await
     }
+}
+
+/// How long a server has to answer that has so long to connect.
+pub(super) fn patience(acquire_timeout: Duration) -> Duration {
+    acquire_timeout.saturating_mul(PATIENCE)
+}
+
+/// How long so many bytes may be on their way.
+fn travels(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / BYTES_A_SECOND) as u64)
 }
 
 /// What `work` gives within `limit`, where it has one. The connections that it uses are closed after that.

@@ -18,6 +18,8 @@ const CHECK: Duration = Duration::from_millis(50);
 /// look is twice as far away, until this long after the last sign of one.
 const SOON: Duration = Duration::from_millis(1);
 const SETTLED: Duration = Duration::from_millis(250);
+/// So many changes in a row that it was silent about are a file system of which it tells nothing.
+const MISSED: u32 = 3;
 /// How often to look at the tables where nothing tells that they have changed.
 const UNTOLD: Duration = Duration::from_millis(50);
 /// How often to look though nothing has told of a change.
@@ -32,10 +34,7 @@ pub(crate) struct Changes {
 
 impl Database {
     pub(crate) fn changes(&self) -> Changes {
-        let told = self.shared_here().and_then(|here| {
-            let events = here.log().zip(WriteEvents::new());
-            look(here, events)
-        });
+        let told = self.shared_here().and_then(|here| look(here, events(here)));
         Changes {
             database: self.clone(),
             seen: None,
@@ -54,6 +53,13 @@ impl Database {
     }
 }
 
+/// What the kernel tells of writes to the log.
+fn events(here: &Here) -> Option<(PathBuf, WriteEvents)> {
+    // Its name is known from then on.
+    here.version()?;
+    here.log().zip(WriteEvents::new())
+}
+
 /// Tells of changes from now on, for as long as somebody listens. From a plain thread: a timer of the runtime wakes its own
 /// thread twice for each look, which costs ten times what the look does.
 fn look(
@@ -67,6 +73,7 @@ fn look(
     let look = move || {
         let (mut limit, mut pace) = (SOON, SOON);
         let (mut sign, mut written) = (Instant::now(), None::<Instant>);
+        let mut missed = 0;
         while !tell.is_closed() {
             let asked = events.as_ref().filter(|(log, events)| events.ask(log));
             // Once it is asked: of what was written before that nobody tells.
@@ -83,12 +90,15 @@ fn look(
             if writes.wait(if is_settled { TOLD } else { limit }) {
                 let is_lone = written.is_none_or(|written| written.elapsed() >= CHECK);
                 pace = if is_lone { SOON } else { longer(pace) };
-                written = Some(Instant::now());
                 thread::sleep(pace);
-                (sign, limit) = (Instant::now(), SOON);
+                (sign, limit, missed) = (Instant::now(), SOON, 0);
+                written = Some(sign);
             } else if is_settled && version() != last && !writes.wait(Duration::ZERO) {
-                // A file system of which the kernel does not tell everything.
-                events = None;
+                missed += 1;
+                if missed >= MISSED {
+                    // A file system of which the kernel does not tell, and no disk that is slow for once.
+                    events = None;
+                }
             } else {
                 limit = longer(limit);
             }
@@ -166,6 +176,17 @@ mod tests {
         database.close().await;
         assert_eq!(database.version(), None, "what is closed opens nothing");
         assert_eq!(database.poll_interval(), UNTOLD);
+    }
+
+    // Linux alone has them.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_is_asked_by_one_who_has_asked_for_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("test.db").display());
+        let database = Database::connect(&url).await.unwrap();
+        let (log, kernel) = events(database.shared_here().unwrap()).unwrap();
+        assert!(kernel.ask(&log), "{}", log.display());
     }
 
     /// That a change is told of to one who has these events.

@@ -12,12 +12,13 @@ use sqlx::{ConnectOptions, PgPool, SqlitePool};
 use tokio::sync::Mutex as Turns;
 use url::Url;
 
+use super::answer::patience;
 use super::fold::TOO_LONG;
 use super::here::Here;
 use super::migrate::SchemaPolicy;
 use super::redact::redact_url;
 use super::sql::{Engine, Statements};
-use super::untested::may_be_lent;
+use super::untested::{may_be_kept, may_be_lent};
 use super::{Database, Inner, Pool};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -239,11 +240,13 @@ impl DatabaseOptions {
         if !self.prepared {
             options = options.statement_cache_capacity(0);
         }
+        let limit = patience(self.acquire_timeout);
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
             .test_before_acquire(false)
             .before_acquire(|connection, _| Box::pin(async { Ok(may_be_lent(connection).await) }))
+            .after_release(move |connection, _| Box::pin(may_be_kept(connection, limit)))
             .connect_with(options)
             .await
             .map_err(Error::from)

@@ -4,22 +4,27 @@
 //! statement does. What may be sent twice goes out at once instead. Where the connection turns out to be gone, as all are
 //! after a restart of the server, it is sent again by one that was tested.
 
+use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use tokio::time::timeout;
 
-use super::{Connection, Database, Engine, Tx};
+use super::{Connection, Database, Tx};
 use crate::error::{Error, Result};
 
 tokio::task_local! {
-    /// Whether this task wants a connection as it is.
-    static AS_IT_IS: ();
+    /// For a task that wants a connection as it is: whether it was lent one that was not tested.
+    static AS_IT_IS: Cell<bool>;
+    /// For a task that gives a connection back and does not wait for that for ever.
+    static IS_LIMITED: ();
 }
 
 /// Whether a connection that lay in the pool may be lent.
 pub(super) async fn may_be_lent(connection: &mut PgConnection) -> bool {
-    if AS_IT_IS.try_with(|()| ()).is_ok() {
+    if AS_IT_IS.try_with(|untested| untested.set(true)).is_ok() {
         return true;
     }
     let answer = sqlx::Connection::ping(connection).await;
@@ -27,6 +32,25 @@ pub(super) async fn may_be_lent(connection: &mut PgConnection) -> bool {
         tracing::debug!(%error, "a connection of the pool is gone, and another is opened");
     }
     answer.is_ok()
+}
+
+/// Whether a connection that is given back may lie in the pool. The pool itself waits for an answer without a limit, so that
+/// one that fell silent would keep its place for as long as the network does not tell.
+pub(super) async fn may_be_kept(
+    connection: &mut PgConnection,
+    limit: Duration,
+) -> Result<bool, sqlx::Error> {
+    if IS_LIMITED.try_with(|()| ()).is_ok() {
+        return Ok(true);
+    }
+    let late = |_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
+    let answer = timeout(limit, sqlx::Connection::ping(connection)).await;
+    answer.unwrap_or_else(late).map(|()| true)
+}
+
+/// Has a connection `returned` to the pool, or closed where that takes too long.
+pub(super) async fn within_limit(limit: Duration, returned: impl Future<Output = ()>) {
+    let _ = timeout(limit, IS_LIMITED.scope((), returned)).await;
 }
 
 /// A connection that was perhaps not tested.
@@ -39,21 +63,23 @@ pub(crate) struct Untested {
 impl Untested {
     /// One to read by.
     pub(crate) async fn to_read(database: &Database) -> Result<Self> {
-        let lent = AS_IT_IS.scope((), database.read()).await?;
-        Ok(Self::new(lent, database))
+        Self::lent(database.read()).await
     }
 
     /// One to write by.
     pub(crate) async fn to_write(database: &Database) -> Result<Self> {
-        let lent = AS_IT_IS.scope((), database.write()).await?;
-        Ok(Self::new(lent, database))
+        Self::lent(database.write()).await
     }
 
-    fn new(connection: Connection, database: &Database) -> Self {
-        Self {
-            connection: Some(connection),
-            is_tested: database.engine() == Engine::Sqlite,
-        }
+    async fn lent(connects: impl Future<Output = Result<Connection>>) -> Result<Self> {
+        let lent = async {
+            let connection = connects.await?;
+            Ok(Self {
+                connection: Some(connection),
+                is_tested: !AS_IT_IS.with(Cell::get),
+            })
+        };
+        AS_IT_IS.scope(Cell::new(false), lent).await
     }
 
     pub(crate) async fn tx(&mut self, database: &Database) -> Result<Tx<'_>> {
@@ -64,9 +90,9 @@ impl Untested {
         Ok(self.connection.insert(connection).tx())
     }
 
-    /// How long what is sent by it may take before somebody else is to be tried: as long as a test may.
-    pub(crate) fn limit(&self, database: &Database) -> Option<Duration> {
-        (!self.is_tested).then(|| database.acquire_timeout())
+    /// How long `bytes` that are sent by it may take before another is to be tried.
+    pub(crate) fn limit(&self, database: &Database, bytes: usize) -> Option<Duration> {
+        (!self.is_tested).then(|| database.untested_patience(bytes))
     }
 
     /// What came of what was sent, or `None` if that is to be sent again.
@@ -98,5 +124,5 @@ pub(crate) async fn within<T>(
         return work.await;
     };
     let late = |_| Err(Error::unanswered("the connection gave no answer"));
-    tokio::time::timeout(limit, work).await.unwrap_or_else(late)
+    timeout(limit, work).await.unwrap_or_else(late)
 }

@@ -112,7 +112,8 @@ impl<C: Call> Lane<C> {
             sent => {
                 self.settle();
                 let gone = || Error::transient("the call has no answer; try again");
-                Alone::Answered(sent.and_then(|()| given.ok_or_else(gone)))
+                let answer = given.map_or_else(|| sent.and_then(|()| Err(gone())), Ok);
+                Alone::Answered(answer)
             }
         };
         if !self.ends() {

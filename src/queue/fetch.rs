@@ -125,10 +125,12 @@ enum Round {
     /// There is more than there is room for.
     Full,
     /// Nothing that may start is ready for a free slot; then something may that waits for its time or for its queue's
-    /// rate. `blocked`: something is ready and waits for a slot or for room in a limit.
+    /// rate. `blocked`: something is ready and waits for a slot or for room in a limit. `missed`: something was ready
+    /// and could not be claimed, since somebody else had its row.
     Idle {
         next: Option<Timestamp>,
         blocked: bool,
+        missed: bool,
     },
 }
 
@@ -197,7 +199,7 @@ impl Fetcher {
                     () = self.pulse.beat() => continue,
                 }
             };
-            announced.mark_unchanged();
+            let enqueued = announced.borrow_and_update().jobs;
             changes.mark();
             // Asked before the round: what runs now may enqueue a job, and end, behind the round's back.
             let nothing_ran = state.nothing_runs();
@@ -223,12 +225,16 @@ impl Fetcher {
                     match round {
                         Round::Again => continue,
                         Round::Full => LOOK,
-                        Round::Idle { next, blocked } => {
+                        Round::Idle {
+                            next,
+                            blocked,
+                            missed,
+                        } => {
                             if self.options.once && !blocked && nothing_ran {
                                 return;
                             }
                             looked = true;
-                            wants_slot = blocked || self.options.once;
+                            wants_slot = blocked || missed || self.options.once;
                             self.idle_wait(next)
                         }
                     }
@@ -247,7 +253,7 @@ impl Fetcher {
             let told = tokio::select! {
                 () = self.stop.cancelled() => false,
                 () = self.wake.notified() => true,
-                _ = announced.changed() => true,
+                _ = announced.changed() => announced.borrow().jobs != enqueued,
                 () = state.freed.notified(), if wants_slot => false,
                 () = changes.within(wait) => false,
             };
@@ -314,7 +320,7 @@ impl Fetcher {
             state.look_at = Some(looked_at + pause_after(looked_at - began, LOOK));
         }
         let (mut claimed_any, mut blocked, mut full, mut room_at) = (false, false, true, None);
-        let mut missed = false;
+        let (mut missed, mut passed_by) = (false, false);
         for (name, ready) in std::mem::take(&mut state.ready) {
             if self.stop.is_cancelled() {
                 break;
@@ -367,6 +373,7 @@ impl Fetcher {
                     .claim_limited(queue, names, wanted, limits, &ready)
                     .await?;
                 blocked |= claimed.held_back;
+                passed_by |= claimed.rows.is_empty();
                 room_at = earliest(room_at, claimed.room_at);
                 Taken::of_rows(claimed.rows)
             } else {
@@ -415,6 +422,7 @@ impl Fetcher {
         Ok(Round::Idle {
             next: earliest(state.next, room_at),
             blocked,
+            missed: missed || passed_by,
         })
     }
 

@@ -54,6 +54,12 @@ pub(crate) enum Outcome {
     Unbegun,
 }
 
+impl Outcome {
+    fn is_to_start_again(&self) -> bool {
+        matches!(self, Self::Retry { .. } | Self::Released | Self::Unbegun)
+    }
+}
+
 /// A job, which of its attempts, and when that began by its row. One that was given back may be claimed again under its
 /// number.
 pub(crate) type Begun = (JobId, i32, Option<Timestamp>);
@@ -281,10 +287,11 @@ impl Writer {
             self.update(Sql::JobUnclaim, &batch_of(&begun_rows(&unbegun))?)
                 .await?;
         }
-        let waits = |outcome: &Outcome| matches!(outcome, Outcome::Retry { .. } | Outcome::Unbegun);
-        if batch.iter().any(|finished| waits(&finished.outcome)) {
-            // Who fetches is to know when it may start.
-            self.database.announce();
+        if batch
+            .iter()
+            .any(|finished| finished.outcome.is_to_start_again())
+        {
+            self.database.announce_again();
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ impl Call for Plain {
         let at = calls.iter().map(|call| call.at).max();
         let at = at.unwrap_or_else(|| place.database.clock().now());
         loop {
-            let limit = hand.limit(&place.database);
+            let limit = hand.limit(&place.database, rows.0.len());
             let mut tx = hand.tx(&place.database).await?;
             let adds = async { query!(place.database, tx, execute, Sql::JobAdd, &rows, at) };
             let added = within(limit, adds).await;

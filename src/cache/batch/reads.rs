@@ -118,6 +118,7 @@ impl<T: Columns> Call for Read<T> {
         let mut keys: Vec<&str> = order.iter().map(|(key, _)| *key).collect();
         keys.dedup();
         let keys = Keys(keys);
+        let bytes = calls.iter().map(Call::bytes).sum();
         let mut found = vec![false; calls.len()];
         let now = loop {
             // Not before any of the calls.
@@ -140,7 +141,7 @@ impl<T: Columns> Call for Read<T> {
                     );
                 }
             };
-            let limit = hand.limit(&place.database);
+            let limit = hand.limit(&place.database, bytes);
             let mut tx = hand.tx(&place.database).await?;
             let reads = async {
                 query!(
