@@ -88,11 +88,12 @@ fn look(
             };
             let is_settled = sign.elapsed() >= SETTLED;
             if writes.wait(if is_settled { TOLD } else { limit }) {
+                // Also after the longest: the burst is over then, as a rule, and the next one is to be told of soon.
                 let is_lone = written.is_none_or(|written| written.elapsed() >= CHECK);
                 pace = if is_lone { SOON } else { longer(pace) };
+                written = Some(Instant::now());
                 thread::sleep(pace);
                 (sign, limit, missed) = (Instant::now(), SOON, 0);
-                written = Some(sign);
             } else if is_settled && version() != last && !writes.wait(Duration::ZERO) {
                 missed += 1;
                 if missed >= MISSED {
