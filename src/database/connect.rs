@@ -80,7 +80,9 @@ impl DatabaseOptions {
         self
     }
 
-    /// How long a call waits for a connection before it fails with a transient error, 5 s unless said.
+    /// How long a call waits for a connection before it fails with a transient error, 5 s unless said. On PostgreSQL a read or
+    /// an enqueue that is not answered in this time is sent again by another connection, and a server has four times as
+    /// long for any statement.
     #[must_use]
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout;
