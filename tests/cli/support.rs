@@ -65,7 +65,10 @@ impl Home {
     }
 
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        std::fs::write(self.path(name), text).unwrap();
+        // All of it at once: a worker may wait for it.
+        let new = self.path(&format!("{name}.new"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, self.path(name)).unwrap();
         self.path(name)
     }
 
