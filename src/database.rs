@@ -245,6 +245,7 @@ impl<'c> From<&'c mut Transaction> for Tx<'c> {
 #[derive(Debug, Default)]
 pub(crate) struct Announced {
     pub(crate) jobs: u64,
+    #[cfg(feature = "worker")]
     again: u64,
 }
 
