@@ -123,7 +123,10 @@ async fn given<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>>
     done?
 }
 
-async fn within<T>(limit: Duration, work: Pin<&mut impl Future<Output = T>>) -> Result<T> {
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T> {
     tokio::time::timeout(limit, work).await.map_err(|_| {
         Error::unanswered(format!(
             "the database did not answer within {} s",

@@ -7,13 +7,14 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::PgConnection;
 use tokio::time::timeout;
 
-use super::{Connection, Database, Tx};
-use crate::error::{Error, Result};
+use super::{Connection, Database, Tx, answer};
+use crate::error::Result;
 
 tokio::task_local! {
     /// For a task that wants a connection as it is: whether it was lent one that was not tested.
@@ -123,6 +124,5 @@ pub(crate) async fn within<T>(
     let Some(limit) = limit else {
         return work.await;
     };
-    let late = |_| Err(Error::unanswered("the connection gave no answer"));
-    timeout(limit, work).await.unwrap_or_else(late)
+    answer::within(limit, pin!(work)).await?
 }
