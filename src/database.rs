@@ -14,6 +14,7 @@ mod bulk;
 mod changes;
 mod columns;
 mod connect;
+mod element;
 mod flush;
 mod fold;
 mod here;
@@ -23,6 +24,7 @@ mod lock;
 mod log;
 mod migrate;
 mod pace;
+mod pipeline;
 mod redact;
 #[cfg(feature = "worker")]
 mod replan;
@@ -58,6 +60,7 @@ pub(crate) use here::{Bind, HereRow, Parameter, Written};
 #[cfg(feature = "worker")]
 pub(crate) use kept::Kept;
 pub use migrate::{MigrationStatus, SchemaPolicy};
+pub(crate) use pipeline::{PipedColumns, Pipeline};
 pub use redact::redact_url;
 #[cfg(feature = "worker")]
 pub(crate) use rows::{CommonText, Ids, Readable, readable};
@@ -82,6 +85,7 @@ pub struct Database {
 #[derive(Debug)]
 struct Inner {
     pool: Pool,
+    pipelines: Arc<pipeline::Pipelines>,
     statements: sql::Statements,
     schema: String,
     clock: Clock,
@@ -490,6 +494,7 @@ impl Database {
         Self {
             inner: Arc::new(Inner {
                 pool,
+                pipelines: Arc::default(),
                 statements: sql::Statements::render(self.engine(), &self.inner.schema),
                 schema: self.inner.schema.clone(),
                 clock: self.inner.clock.clone(),
@@ -514,7 +519,9 @@ impl Database {
                 read.close().await;
                 write.close().await;
             }
-            Pool::Postgres(pool) => pool.close().await,
+            Pool::Postgres(pool) => {
+                futures::join!(self.inner.pipelines.close(), pool.close());
+            }
         }
     }
 

@@ -35,9 +35,8 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// A call of more bytes has a statement to itself, and so has an answer: see the statements for that.
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// Where there may be more than one statement at once, a second is sent beside the first when so many calls wait, and each
-/// further one when so many times as many do: a statement of few costs both sides about as much as one of many.
-const MANY: usize = 8;
+/// A statement of few costs both sides about as much as one of many.
+pub(crate) const MANY: usize = 8;
 
 /// What is asked of the database: one item of it, or one job.
 pub(crate) trait Call: Send + Sync + Sized + 'static {
@@ -51,11 +50,17 @@ pub(crate) trait Call: Send + Sync + Sized + 'static {
     /// one that reads, what it answered to another is taken in. Of those that write, more at once would be more commits.
     const LANES: usize = 1;
 
+    /// Where there may be more than one statement at once, a second is sent beside the first when so many calls wait, and each
+    /// further one when so many times as many do.
+    fn many(_: &Database) -> usize {
+        MANY
+    }
+
     fn key(&self) -> &str;
     /// Calls of one class may share a statement.
     fn class(&self) -> u8;
     fn bytes(&self) -> usize;
-    fn connect(database: &Database) -> impl Future<Output = Result<Self::Hand>> + Send;
+    fn connect(database: &Database, by: By) -> impl Future<Output = Result<Self::Hand>> + Send;
     /// Gives an `answer` to each of `calls`, which are of one class, by its place among them. Those that were given before
     /// it fails hold. A row that somebody else holds is waited for no longer than `lock`.
     fn send(
@@ -67,6 +72,17 @@ pub(crate) trait Call: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<()>> + Send;
     /// Lets go of what a server does not answer.
     fn give_up(hand: Self::Hand);
+}
+
+/// Who sends calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// One who calls, in a task that may be dropped, or not polled for long.
+    Caller,
+    /// A task that sees to those who wait.
+    Lane,
+    /// One more, since others are held up: by what it does not wait for.
+    Beside,
 }
 
 /// Where calls go.
@@ -193,7 +209,7 @@ impl<C: Call> Gather<C> {
         }
         waits.is_watched = !C::ORDERED && queue.watching > 0;
         queue.waiting.push_back(Waiting { call, asker });
-        let another = queue.wants_another(lanes_at_once::<C>(&place.database));
+        let another = queue.wants_another(&place.database);
         queue.lanes += usize::from(another);
         drop(queues);
         if another {
@@ -262,9 +278,9 @@ impl<C: Call> Queue<C> {
     }
 
     /// Whether so many wait as make one more statement worth while beside those under way.
-    fn wants_another(&self, most: usize) -> bool {
-        let wanted = || iter::repeat_n(MANY, self.lanes).product::<usize>();
-        self.lanes < most && self.waiting.len() >= wanted()
+    fn wants_another(&self, database: &Database) -> bool {
+        let wanted = || iter::repeat_n(C::many(database), self.lanes).product::<usize>();
+        self.lanes < lanes_at_once::<C>(database) && self.waiting.len() >= wanted()
     }
 
     fn is_idle(&self) -> bool {

@@ -9,7 +9,7 @@ pub(super) use reads::{Columns, Deadline, Read, Value};
 pub(super) use writes::Write;
 
 pub(super) use crate::gather::Place;
-use crate::gather::{Call, Gather, LARGE};
+use crate::gather::{By, Call, Gather, LARGE, MANY};
 
 /// What all clones of a cache have under way.
 #[derive(Debug, Default)]

@@ -9,7 +9,8 @@ use super::output::one_line;
 use crate::worker::in_handler;
 
 /// Crates below us that have much to say of what is no news.
-const QUIET: &str = "apalis=warn,apalis_core=warn,sqlx=warn,tokio_cron_scheduler=warn";
+const QUIET: &str =
+    "apalis=warn,apalis_core=warn,sqlx=warn,tokio_cron_scheduler=warn,tokio_postgres=warn";
 
 /// Logs what `RUST_LOG` asks for; unless it does, a worker from `info` on and other commands from `warn` on.
 pub(super) fn start(worker: bool) {

@@ -4,60 +4,12 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::sqlite::{SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Postgres, Sqlite, Type};
-use uuid::Uuid;
 
-use super::rows::CommonText;
-use super::types::{Id, RowText, read_timestamp};
-use crate::clock::Timestamp;
+use super::element::Element;
 
 /// A column of many rows.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Column<T>(pub(crate) Vec<T>);
-
-/// What an array may hold, read from its bytes; without any where it is null.
-pub(crate) trait Element: Sized {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError>;
-}
-
-impl Element for Id {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError> {
-        Ok(Self(Uuid::from_slice(some(bytes)?)?))
-    }
-}
-
-impl Element for i32 {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError> {
-        Ok(Self::from_be_bytes(some(bytes)?.try_into()?))
-    }
-}
-
-impl Element for Timestamp {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError> {
-        read_timestamp(some(bytes)?)
-    }
-}
-
-impl Element for CommonText {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError> {
-        Ok(Self::of(std::str::from_utf8(some(bytes)?)?))
-    }
-}
-
-impl Element for RowText {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError> {
-        Ok(Self::of(some(bytes)?))
-    }
-}
-
-impl<T: Element> Element for Option<T> {
-    fn of(bytes: Option<&[u8]>) -> Result<Self, BoxDynError> {
-        bytes.map(|bytes| T::of(Some(bytes))).transpose()
-    }
-}
-
-fn some(bytes: Option<&[u8]>) -> Result<&[u8], BoxDynError> {
-    bytes.ok_or_else(|| "a null in an array that has none".into())
-}
 
 /// Takes the next `length` bytes, a number where they are four.
 fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Result<&'b [u8], BoxDynError> {
@@ -131,7 +83,10 @@ impl<'r, T> Decode<'r, Sqlite> for Column<T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::database::{Id, RowText};
 
     /// An array of `elements` as PostgreSQL sends it.
     fn sent(elements: &[Option<&[u8]>]) -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, PgPool, SqlitePool};
+use sqlx::{ConnectOptions, SqlitePool};
 use tokio::sync::Mutex as Turns;
 use url::Url;
 
@@ -16,6 +16,7 @@ use super::answer::patience;
 use super::fold::TOO_LONG;
 use super::here::Here;
 use super::migrate::SchemaPolicy;
+use super::pipeline::Pipelines;
 use super::redact::redact_url;
 use super::sql::{Engine, Statements};
 use super::untested::{may_be_kept, may_be_lent};
@@ -89,7 +90,8 @@ impl DatabaseOptions {
         self
     }
 
-    /// PostgreSQL: the most connections that are open at once, 10 unless said.
+    /// PostgreSQL: the most connections that are open at once, 10 unless said. Of four or more one is for reads that come
+    /// together, where they need not be encrypted: by a socket, on this machine, or with `sslmode=disable`.
     #[must_use]
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.max(1);
@@ -140,17 +142,16 @@ impl DatabaseOptions {
     /// # Errors
     /// As [`Database::connect`].
     pub async fn connect(self) -> Result<Database> {
-        let (engine, pool) = match engine_of(&self.url)? {
-            Engine::Sqlite => (Engine::Sqlite, self.open_sqlite().await?),
-            Engine::Postgres => (
-                Engine::Postgres,
-                Pool::Postgres(self.open_postgres().await?),
-            ),
+        let engine = engine_of(&self.url)?;
+        let (pool, pipelines) = match engine {
+            Engine::Sqlite => (self.open_sqlite().await?, Pipelines::default()),
+            Engine::Postgres => self.open_postgres().await?,
         };
         let statements = Statements::render(engine, &self.schema);
         let database = Database {
             inner: Arc::new(Inner {
                 pool,
+                pipelines: Arc::new(pipelines),
                 statements,
                 schema: self.schema,
                 clock: self.clock,
@@ -232,7 +233,7 @@ impl DatabaseOptions {
         Ok(Some(Arc::new(Here::new(file, turn.clone()))))
     }
 
-    async fn open_postgres(&self) -> Result<PgPool> {
+    async fn open_postgres(&self) -> Result<(Pool, Pipelines)> {
         let mut options = PgConnectOptions::from_str(&self.url)
             .map_err(|_| Error::invalid(format!("the database URL {} is not valid: write postgres://USER:PASSWORD@HOST:PORT/DATABASE", redact_url(&self.url))))?
             .application_name("larder")
@@ -243,16 +244,40 @@ impl DatabaseOptions {
             options = options.statement_cache_capacity(0);
         }
         let limit = patience(self.acquire_timeout);
-        PgPoolOptions::new()
-            .max_connections(self.max_connections)
+        let piped = Pipelines::share(&options, self.prepared, self.max_connections);
+        let pool = PgPoolOptions::new()
+            .max_connections(self.max_connections - piped)
             .acquire_timeout(self.acquire_timeout)
             .test_before_acquire(false)
             .before_acquire(|connection, _| Box::pin(async { Ok(may_be_lent(connection).await) }))
             .after_release(move |connection, _| Box::pin(may_be_kept(connection, limit)))
             .connect_with(options)
-            .await
-            .map_err(Error::from)
+            .await?;
+        let pipelines = match piped {
+            0 => Pipelines::default(),
+            _ => Pipelines::beside(&pool, password_of(&self.url)),
+        };
+        Ok((Pool::Postgres(pool), pipelines))
     }
+}
+
+/// As sqlx finds it, but for what is in a file of passwords.
+pub(super) fn password_of(url: &str) -> Option<String> {
+    let mut url = Url::parse(url).ok()?;
+    let named = url.query_pairs().filter(|(name, _)| name == "password");
+    let named = named.last().map(|(_, password)| password.into_owned());
+    // What else it has is not to be taken for a password.
+    url.set_path("");
+    url.set_query(None);
+    url.set_fragment(None);
+    let written = || {
+        let config = tokio_postgres::Config::from_str(url.as_str()).ok()?;
+        let password = config.get_password()?;
+        String::from_utf8(password.to_vec()).ok()
+    };
+    named
+        .or_else(written)
+        .or_else(|| std::env::var("PGPASSWORD").ok())
 }
 
 fn engine_of(url: &str) -> Result<Engine> {

@@ -215,7 +215,7 @@ pub(super) const PAIRS: [Pair; 30] = [
 macro_rules! statements {
     ($($name:ident: $template:expr;)*) => {
         /// The name of a statement.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
         #[cfg_attr(not(feature = "worker"), allow(dead_code, reason = "some are the worker's alone"))]
         pub(crate) enum Sql { $($name),* }
 
@@ -635,6 +635,8 @@ macro_rules! fetch_many {
 }
 
 statements! {
+    // Where the server itself is, whatever stands between.
+    ServerAddress: "{postgres:SELECT host(inet_server_addr())}";
     CacheGet: "SELECT item.value FROM {item} AS item WHERE item.namespace = $1 AND item.key = $2 AND {live:$3}";
     CacheGetMany: "SELECT item.key, item.value FROM {item} AS item WHERE item.namespace = $1 \
         AND item.key {among:SELECT e.value->>0 FROM {each:$2} AS e} AND {live:$3}";

@@ -161,15 +161,9 @@ impl Type<Postgres> for Keys<'_> {
     }
 }
 
-/// PostgreSQL thinks of ten elements when it makes a plan for any array, and plans anew for each array that is shorter,
-/// which takes as long as ten reads do. Nulls are among no texts.
-const LEAST_ELEMENTS: usize = 12;
-
 impl Encode<'_, Postgres> for Keys<'_> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let mut elements: Vec<Option<&str>> = self.0.iter().copied().map(Some).collect();
-        elements.resize(elements.len().max(LEAST_ELEMENTS), None);
-        Encode::<Postgres>::encode_by_ref(&elements, buffer)
+        Encode::<Postgres>::encode_by_ref(&self.0, buffer)
     }
 }
 

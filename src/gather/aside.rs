@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lane::{Kind, Lane};
-use super::{Call, Queue, Together};
+use super::{By, Call, Queue, Together};
 
 /// How long calls wait for rows that somebody else holds before they are parted, or go aside.
 pub(super) const BRIEFLY: Duration = Duration::from_millis(20);
@@ -42,7 +42,7 @@ impl<C: Call> Lane<C> {
     /// Sends what met a lock until the lock is gone, or those who asked are, or it took too long.
     async fn wait(mut self) {
         loop {
-            match C::connect(&self.place.database).await {
+            match C::connect(&self.place.database, By::Lane).await {
                 Ok(hand) => drop(self.deliver(hand, A_TURN).await),
                 Err(error) if error.is_timeout_of_the_pool() && !self.is_over() => {
                     self.under_way.block_all();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::aside::{BRIEFLY, IN_PARTS};
-use super::{Answered, Call, Gather, Place, Queue, Together, Told, Waiting};
+use super::{Answered, By, Call, Gather, Place, Queue, Together, Told, Waiting};
 use crate::error::{Error, Result};
 
 /// How often a lane without work lets others go first before it ends: those whom it has answered may come back.
@@ -70,7 +70,7 @@ impl<C: Call> Lane<C> {
     pub(super) async fn alone(mut self, call: C, limit: Option<Instant>) -> Alone<C> {
         let connected = {
             // Futures of this size are not to be moved.
-            let mut connects = pin!(C::connect(&self.place.database));
+            let mut connects = pin!(C::connect(&self.place.database, By::Caller));
             match limit {
                 None => connects.await,
                 Some(limit) => match tokio::time::timeout_at(limit, connects.as_mut()).await {
@@ -140,7 +140,11 @@ impl<C: Call> Lane<C> {
             let held = match hand.take() {
                 Some(hand) => hand,
                 None => {
-                    let connects = pin!(C::connect(&place.database));
+                    let by = match self.kind {
+                        Kind::Extra => By::Beside,
+                        _ => By::Lane,
+                    };
+                    let connects = pin!(C::connect(&place.database, by));
                     match gather.relieving(&place, connects).await {
                         Ok(hand) => hand,
                         Err(error) => {

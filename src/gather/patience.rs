@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::database::{Database, DatabaseOptions, Turn};
     use crate::error::Result;
+    use crate::gather::By;
 
     /// A server that answers as many statements as it is told to.
     #[derive(Default)]
@@ -141,7 +142,7 @@ mod tests {
             0
         }
 
-        async fn connect(database: &Database) -> Result<Option<Turn>> {
+        async fn connect(database: &Database, _: By) -> Result<Option<Turn>> {
             if TURNS {
                 database.turn().await
             } else {

@@ -160,7 +160,7 @@ impl Call for Gated {
         0
     }
 
-    async fn connect(database: &Database) -> Result<Option<Turn>> {
+    async fn connect(database: &Database, _: By) -> Result<Option<Turn>> {
         database.turn().await
     }
 

@@ -10,7 +10,7 @@ use super::{Enqueued, JobId, NewJob, Queue};
 use crate::clock::Timestamp;
 use crate::database::{Database, Sql, Untested, query, within};
 use crate::error::Result;
-use crate::gather::{Call, Place};
+use crate::gather::{By, Call, Place};
 
 /// A job that is there when its row is: it has no unique key that another one may hold.
 pub(super) struct Plain {
@@ -62,7 +62,7 @@ impl Call for Plain {
         name.len() + queue.len() + payload.len() + limit_key.as_ref().map_or(0, String::len)
     }
 
-    async fn connect(database: &Database) -> Result<Untested> {
+    async fn connect(database: &Database, _: By) -> Result<Untested> {
         Untested::to_write(database).await
     }
 

@@ -78,6 +78,8 @@ mod pause;
 #[cfg(all(feature = "worker", unix))]
 mod pgbouncer;
 #[cfg(feature = "worker")]
+mod pipeline;
+#[cfg(feature = "worker")]
 mod plans_memo;
 #[cfg(feature = "worker")]
 mod plans_queue;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Cache;
-use super::{Call, Gather, Place};
+use super::{By, Call, Gather, MANY, Place};
 use crate::clock::Timestamp;
 use crate::database::{
-    Bind, Database, FirstColumns, HereRow, JsonText, Keys, Sql, Untested, query, within,
+    Bind, Database, FirstColumns, HereRow, JsonText, Keys, PipedColumns, Pipeline, Sql, Untested,
+    query, within,
 };
 use crate::error::Result;
 
@@ -18,7 +19,7 @@ pub(in crate::cache) trait Columns: Send + Sync + 'static {
     const EACH: Sql;
     /// For one key, without it, on SQLite.
     const HERE: Sql;
-    type Row: HereRow + FirstColumns + Clone + Send + Sync + 'static;
+    type Row: HereRow + FirstColumns + PipedColumns + Clone + Send + Sync + 'static;
 
     /// What `HERE` is given, in the order of its numbers.
     fn parameters<'p>(
@@ -82,12 +83,27 @@ impl<T: Columns> Gather<Read<T>> {
     }
 }
 
+/// What reads are sent by.
+pub(in crate::cache) enum Hand {
+    Piped(Arc<Pipeline>),
+    Lent(Untested, By),
+}
+
 impl<T: Columns> Call for Read<T> {
     /// What the live item has, and the instant at which it was live.
     type Answer = (Option<T::Row>, Timestamp);
-    type Hand = Untested;
+    type Hand = Hand;
     const ORDERED: bool = false;
     const LANES: usize = 4;
+
+    /// On a pipeline the next statement is to be there when the server is done with the one before.
+    fn many(database: &Database) -> usize {
+        if database.pipeline().is_some() {
+            2
+        } else {
+            MANY
+        }
+    }
 
     fn key(&self) -> &str {
         &self.0
@@ -101,71 +117,141 @@ impl<T: Columns> Call for Read<T> {
         self.0.len()
     }
 
-    async fn connect(database: &Database) -> Result<Untested> {
-        Untested::to_read(database).await
+    async fn connect(database: &Database, by: By) -> Result<Hand> {
+        if by == By::Lane
+            && let Some(pipeline) = database.pipeline()
+        {
+            return Ok(Hand::Piped(pipeline));
+        }
+        Ok(Hand::Lent(Untested::to_read(database).await?, by))
     }
 
     /// Whoever asked goes on as soon as the row is here, while others are on their way.
     async fn send(
         place: &Place,
-        hand: &mut Untested,
+        hand: &mut Hand,
         calls: &[Self],
         _: Duration,
         mut answer: impl FnMut(usize, Self::Answer) + Send,
     ) -> Result<()> {
-        let mut order: Vec<(&str, usize)> = calls.iter().map(Call::key).zip(0..).collect();
-        order.sort_unstable();
-        let mut keys: Vec<&str> = order.iter().map(|(key, _)| *key).collect();
-        keys.dedup();
-        let keys = Keys(keys);
-        let bytes = calls.iter().map(Call::bytes).sum();
-        let mut found = vec![false; calls.len()];
+        if calls.len() > 1 {
+            hand.prefer_pipeline(&place.database);
+        }
+        let mut asked = Asked::of(calls);
+        let keys = asked.keys();
         let now = loop {
             // Not before any of the calls.
             let now = place.database.clock().now();
-            let mut next = 0;
+            asked.next = 0;
             let seen = |key: &str, row: T::Row| {
-                let asks = |at: usize| order.get(at).is_some_and(|(asked, _)| *asked == key);
-                // Rows come in the order of their index, as a rule.
-                if !asks(next) {
-                    next = order.partition_point(|(asked, _)| *asked < key);
-                }
-                let mut row = Some(row);
-                while asks(next) {
-                    let call = order[next].1;
-                    next += 1;
-                    found[call] = true;
-                    answer(
-                        call,
-                        (if asks(next) { row.clone() } else { row.take() }, now),
-                    );
-                }
+                asked.answered(key, row, |call, row| answer(call, (Some(row), now)));
             };
-            let limit = hand.limit(&place.database, bytes);
-            let mut tx = hand.tx(&place.database).await?;
-            let reads = async {
-                query!(
-                    place.database,
-                    tx,
-                    each(seen),
-                    T::EACH,
-                    &*place.namespace,
-                    &keys,
-                    now
-                )
-            };
-            let read = within(limit, reads).await;
-            if hand.take(read)?.is_some() {
+            if hand.read::<T>(place, &keys, now, seen).await? {
                 break now;
             }
         };
-        for (call, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
+        for call in asked.not_found() {
             answer(call, (None, now));
         }
         Ok(())
     }
 
-    fn give_up(mut hand: Untested) {
-        hand.give_up();
+    fn give_up(hand: Hand) {
+        match hand {
+            Hand::Piped(pipeline) => pipeline.give_up(),
+            Hand::Lent(mut untested, _) => untested.give_up(),
+        }
+    }
+}
+
+impl Hand {
+    /// Those who have gathered go by a pipeline: by this one if it is open, and they are not beside those that are held up on it.
+    fn prefer_pipeline(&mut self, database: &Database) {
+        if matches!(self, Self::Lent(_, By::Caller | By::Lane)) {
+            match database.pipeline() {
+                Some(pipeline) => *self = Self::Piped(pipeline),
+                None => database.open_pipeline(),
+            }
+        }
+    }
+
+    /// Hands on each row as it comes. If not all do, those that are left are to be asked for again.
+    async fn read<T: Columns>(
+        &mut self,
+        place: &Place,
+        keys: &Keys<'_>,
+        now: Timestamp,
+        seen: impl FnMut(&str, T::Row) + Send,
+    ) -> Result<bool> {
+        let database = &place.database;
+        match self {
+            Self::Piped(pipeline) => {
+                let asked = (&*place.namespace, &*keys.0, now);
+                let all = pipeline.each(database, T::EACH, asked, seen).await;
+                if !all {
+                    *self = Self::Lent(Untested::to_read(database).await?, By::Beside);
+                }
+                Ok(all)
+            }
+            Self::Lent(untested, _) => {
+                let limit = untested.limit(database, keys.0.iter().map(|key| key.len()).sum());
+                let mut tx = untested.tx(database).await?;
+                let reads = async {
+                    let namespace = &*place.namespace;
+                    query!(database, tx, each(seen), T::EACH, namespace, keys, now)
+                };
+                let read = within(limit, reads).await;
+                Ok(untested.take(read)?.is_some())
+            }
+        }
+    }
+}
+
+/// The keys of calls, and which of them were found.
+struct Asked<'c> {
+    order: Vec<(&'c str, usize)>,
+    found: Vec<bool>,
+    next: usize,
+}
+
+impl<'c> Asked<'c> {
+    fn of<C: Call>(calls: &'c [C]) -> Self {
+        let mut order: Vec<_> = calls.iter().map(Call::key).zip(0..).collect();
+        order.sort_unstable();
+        Self {
+            order,
+            found: vec![false; calls.len()],
+            next: 0,
+        }
+    }
+
+    fn keys(&self) -> Keys<'c> {
+        let mut keys: Vec<_> = self.order.iter().map(|(key, _)| *key).collect();
+        keys.dedup();
+        Keys(keys)
+    }
+
+    /// Gives the row of `key` to each call that asks for it.
+    fn answered<R: Clone>(&mut self, key: &str, row: R, mut give: impl FnMut(usize, R)) {
+        let order = &self.order;
+        let asks = |at: usize| order.get(at).is_some_and(|(asked, _)| *asked == key);
+        // Rows come in the order of their index, as a rule.
+        if !asks(self.next) {
+            self.next = order.partition_point(|(asked, _)| *asked < key);
+        }
+        while asks(self.next) {
+            let call = order[self.next].1;
+            self.next += 1;
+            self.found[call] = true;
+            if !asks(self.next) {
+                return give(call, row);
+            }
+            give(call, row.clone());
+        }
+    }
+
+    fn not_found(&self) -> impl Iterator<Item = usize> {
+        let found = self.found.iter().enumerate();
+        found.filter_map(|(call, found)| (!found).then_some(call))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::rows::{rows_of_keys, to_rows};
 use super::super::write::new_generation;
-use super::{Call, LARGE, Place};
+use super::{By, Call, LARGE, Place};
 use crate::clock::Timestamp;
 use crate::database::{Connection, Database, JsonText, Parameter, Sql, Turn, Tx, Written, query};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ impl Call for Write {
         }
     }
 
-    async fn connect(database: &Database) -> Result<Hand> {
+    async fn connect(database: &Database, _: By) -> Result<Hand> {
         if database.writes_here()
             && let Some(turn) = database.turn().await?
         {
