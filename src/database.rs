@@ -30,6 +30,8 @@ mod redact;
 mod replan;
 #[cfg(feature = "worker")]
 mod rows;
+#[cfg(feature = "worker")]
+mod shared;
 pub(crate) mod sql;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -94,6 +96,8 @@ struct Inner {
     enqueued: tokio::sync::watch::Sender<Announced>,
     /// Counts its cancellations of jobs.
     cancelled: tokio::sync::watch::Sender<u64>,
+    #[cfg(feature = "worker")]
+    shared: Arc<shared::Shared>,
 }
 
 /// SQLite has one writer: a connection of its own, so that writers of this process queue up fairly and never meet
@@ -501,6 +505,8 @@ impl Database {
                 prepared: self.inner.prepared,
                 enqueued: self.inner.enqueued.clone(),
                 cancelled: self.inner.cancelled.clone(),
+                #[cfg(feature = "worker")]
+                shared: self.inner.shared.clone(),
             }),
         }
     }

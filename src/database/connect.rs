@@ -158,6 +158,8 @@ impl DatabaseOptions {
                 prepared: self.prepared,
                 enqueued: tokio::sync::watch::Sender::default(),
                 cancelled: tokio::sync::watch::Sender::default(),
+                #[cfg(feature = "worker")]
+                shared: Arc::default(),
             }),
         };
         database.measure_clock().await?;
