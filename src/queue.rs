@@ -1,6 +1,10 @@
 //! [`Queue`]: enqueue jobs, look at them, retry and cancel them. What runs them is the [`Worker`](crate::Worker).
 
+#[cfg(feature = "worker")]
+mod at_once;
 mod attempt;
+#[cfg(feature = "worker")]
+mod audits;
 #[cfg(feature = "worker")]
 pub(crate) mod backend;
 #[cfg(feature = "worker")]
@@ -34,6 +38,8 @@ mod retry;
 mod select;
 #[cfg(feature = "worker")]
 pub(crate) mod slots;
+#[cfg(feature = "worker")]
+mod vacancy;
 mod workers;
 
 use std::sync::Arc;

@@ -24,7 +24,7 @@ pub(super) struct Pair {
 }
 
 /// Where the engines part. Keep this list short enough to read in one breath.
-pub(super) const PAIRS: [Pair; 30] = [
+pub(super) const PAIRS: [Pair; 31] = [
     // Rows of a JSON array of arrays; both then read a column by `e.value->>0`. PostgreSQL reads a row of `json` from its
     // start for each of its columns, and SQLite would write each row as text, and parse that.
     Pair {
@@ -143,11 +143,12 @@ pub(super) const PAIRS: [Pair; 30] = [
         sqlite: "IS NOT FALSE",
         postgres: "IS TRUE",
     },
-    // Holds off whoever pauses the queue, until what is claimed meanwhile is there to see; and nobody else.
+    // Holds off whoever pauses the queue, until what is claimed meanwhile is there to see; and nobody else. The argument says
+    // what becomes of a row that somebody else holds.
     Pair {
         name: "share",
         sqlite: "",
-        postgres: "FOR KEY SHARE",
+        postgres: "FOR KEY SHARE ?",
     },
     // Wakes the workers of other processes when the transaction commits, also to learn when a delayed job starts. The
     // argument is another channel's ending, for what is of no use to whoever waits for jobs.
@@ -155,6 +156,12 @@ pub(super) const PAIRS: [Pair; 30] = [
         name: "notify",
         sqlite: "",
         postgres: ", pg_notify('larder_job?', @schema || '/' || queue)",
+    },
+    // The same of the jobs that are left to them.
+    Pair {
+        name: "notify_queued",
+        sqlite: "",
+        postgres: ", CASE WHEN status = 'queued' THEN pg_notify('larder_job', @schema || '/' || queue) END",
     },
     // Wakes those in other processes who wait for the item.
     Pair {
@@ -289,12 +296,58 @@ macro_rules! overwrite {
 /// The jobs of a batch, at `$2`.
 macro_rules! enqueue {
     () => {
-        "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, schedule, tick, \
-         run_at, created_at, payload, limit_key, max_running) \
-         SELECT {uuid:e.value->>0}, e.value->>1, e.value->>2, 'queued', {time:e.value->>8} <= $2, \
-         CAST(e.value->>3 AS integer), CAST(e.value->>4 AS integer), e.value->>5, e.value->>6, {time:e.value->>7}, \
-         {time:e.value->>8}, $2, {json:e.value->>9}, e.value->>10, CAST(e.value->>11 AS integer) \
-         FROM {each:$1} AS e WHERE TRUE "
+        concat!(enqueue!(""), enqueue!("'queued'", "", ""))
+    };
+    // Those that are begun by their own insertion, by the worker `$3`: all of them, where `begins` holds of their queue.
+    (begun) => {
+        concat!(
+            begins!("$4"),
+            enqueue!(", attempt, worker, started_at"),
+            enqueue!(
+                "CASE WHEN queue.begins THEN 'running' ELSE 'queued' END",
+                ", CASE WHEN queue.begins THEN 1 ELSE 0 END, CASE WHEN queue.begins THEN {uuid:$3} END, \
+                 CASE WHEN queue.begins THEN $2 END",
+                ", queue"
+            )
+        )
+    };
+    ($columns:literal) => {
+        concat!(
+            "INSERT INTO {job} AS job (id, name, queue, status, due, priority, max_attempts, unique_key, schedule, tick, \
+             run_at, created_at, payload, limit_key, max_running",
+            $columns,
+            ") "
+        )
+    };
+    ($status:literal, $values:literal, $of:literal) => {
+        concat!(
+            "SELECT {uuid:e.value->>0}, e.value->>1, e.value->>2, ",
+            $status,
+            ", {time:e.value->>8} <= $2, \
+             CAST(e.value->>3 AS integer), CAST(e.value->>4 AS integer), e.value->>5, e.value->>6, {time:e.value->>7}, \
+             {time:e.value->>8}, $2, {json:e.value->>9}, e.value->>10, CAST(e.value->>11 AS integer)",
+            $values,
+            " FROM {each:$1} AS e",
+            $of,
+            " WHERE TRUE "
+        )
+    };
+}
+
+/// Whether a job may be begun as it is enqueued: its queue is not paused, and no job is ready there that it would overtake. Who
+/// pauses the queue waits until the job is there to see. Who has the queue's row already, to pause it or to claim many, is
+/// not waited for: the job is theirs to claim.
+macro_rules! begins {
+    ($name:literal) => {
+        concat!(
+            "WITH queue AS MATERIALIZED (SELECT (SELECT queue.paused_at IS NULL FROM {queue} AS queue WHERE queue.name = ",
+            $name,
+            " {share:SKIP LOCKED}) {or_none} AND (SELECT job.id FROM {job} AS job WHERE job.queue = ",
+            $name,
+            " AND ",
+            ready!(),
+            " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NULL AS begins) "
+        )
     };
 }
 
@@ -819,6 +872,8 @@ statements! {
         DO UPDATE SET unique_key = job.unique_key RETURNING id, name, unique_key{notify}");
     // Those that are there already are left as they are.
     JobAdd: concat!(enqueue!(), "ON CONFLICT (id) DO NOTHING RETURNING id{notify}");
+    // With those that are begun, of which nobody else has to hear.
+    JobAddBegun: concat!(enqueue!(begun), "ON CONFLICT (id) DO NOTHING RETURNING id, status = 'running'{notify_queued}");
     JobGet: concat!("SELECT ", job_columns!(), " FROM {job} WHERE id = $1");
     JobList: concat!("SELECT ", job_columns!(), " FROM {job} WHERE ($1 IS NULL OR status = $1) \
         AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3) AND id < $4 ORDER BY id DESC LIMIT $5");

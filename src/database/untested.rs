@@ -83,6 +83,15 @@ impl Untested {
         AS_IT_IS.scope(Cell::new(false), lent).await
     }
 
+    /// What it is, for a task of its own. What stays has no connection.
+    #[cfg(feature = "worker")]
+    pub(crate) fn moved(&mut self) -> Self {
+        Self {
+            connection: self.connection.take(),
+            is_tested: std::mem::replace(&mut self.is_tested, true),
+        }
+    }
+
     pub(crate) async fn tx(&mut self, database: &Database) -> Result<Tx<'_>> {
         let connection = match self.connection.take() {
             Some(connection) => connection,

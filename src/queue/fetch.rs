@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::JobId;
+use super::audits::Audits;
 use super::backend::{Claimed, JobBackend};
 use super::batch_claim::{BatchClaims, Place, Taken};
 use super::finish::{self, Begun};
@@ -15,6 +16,7 @@ use super::held::Held;
 use super::limits::{Limited, LimitedClaim, QueueLimits, QueueTable, Ready};
 use super::pulse::{Life, Moment, Pulse};
 use super::slots::Slots;
+use super::vacancy::{Host, Seat, Vacancies};
 use crate::clock::Timestamp;
 use crate::database::{
     CommonText, Database, JsonText, Kept, Parameter, Readable, RowText, Sql, Tx, query, readable,
@@ -39,8 +41,6 @@ const FIRST: usize = 100;
 const BY_ROWS: Duration = Duration::from_millis(100);
 /// So often in a row a look that found what others then claimed is followed by another after [`LOOK`].
 const MISSED: u32 = 10;
-/// Whatever is asked for, lost claims are looked for this often.
-const LONGEST_AUDIT: Duration = Duration::from_secs(3600);
 /// The first and the longest wait while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -74,6 +74,8 @@ pub(crate) struct Fetcher {
     /// Woken when another process may have enqueued something.
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
+    /// Told when the worker's future was dropped.
+    pub(crate) gone: CancellationToken,
     /// Starts an apalis worker for a queue that came up.
     pub(crate) serve: Box<Serve>,
 }
@@ -155,14 +157,65 @@ struct State {
 }
 
 impl State {
+    /// The queues that are served already.
+    fn seats(&self) -> Vec<Seat> {
+        let seat = |queue: &Served| Seat {
+            queue: queue.name.clone(),
+            slots: queue.slots.clone(),
+            claimed: queue.claimed.clone(),
+        };
+        self.served.values().map(seat).collect()
+    }
+
     fn nothing_runs(&self) -> bool {
         self.served.values().all(|queue| queue.slots.are_idle())
     }
 }
 
 impl Fetcher {
-    /// Fetches until it is told to stop. The database may be away for as long as it likes.
+    /// Fetches until it is told to stop, and then looks for what was enqueued for it and nobody has heard of. The database may
+    /// be away for as long as it likes.
     pub(crate) async fn run(self) {
+        let mut audits = Audits::new(self.options.audit_interval, Instant::now());
+        let (doubt, mut doubts) = mpsc::unbounded_channel();
+        let host = self.host(doubt);
+        self.fetch(host, &mut audits, &mut doubts).await;
+        // Until the last of those who enqueue for it has its answer, or none.
+        while doubts.recv().await.is_some() {
+            audits.doubt(Instant::now());
+        }
+        while audits.are_in_doubt() {
+            match self.database.answered(self.audit(&self.held)).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "still cannot look for jobs whose insertion was lost");
+                }
+            }
+            tokio::time::sleep(RETRY.0).await;
+        }
+    }
+
+    fn host(&self, doubt: mpsc::UnboundedSender<()>) -> Arc<Host> {
+        Arc::new(Host {
+            worker: self.worker,
+            names: self.options.names.clone(),
+            concurrency: self.options.concurrency,
+            table: self.options.table.clone(),
+            held: self.held.clone(),
+            pulse: self.pulse.clone(),
+            stop: self.stop.clone(),
+            gone: self.gone.clone(),
+            doubt,
+        })
+    }
+
+    async fn fetch(
+        &self,
+        host: Arc<Host>,
+        audits: &mut Audits,
+        doubts: &mut mpsc::UnboundedReceiver<()>,
+    ) {
+        let vacancies = self.database.shared::<Vacancies>();
         let names = JsonText(
             serde_json::json!(
                 self.options
@@ -189,8 +242,6 @@ impl Fetcher {
             missed: 0,
         };
         let mut away: Option<Duration> = None;
-        let audit_interval = self.options.audit_interval.min(LONGEST_AUDIT);
-        let mut audit_at = Instant::now() + audit_interval;
         while !self.stop.is_cancelled() {
             let Some(life) = self.pulse.life(Moment::now()) else {
                 // What a silent worker claims may be taken for a dead one's at once.
@@ -203,8 +254,11 @@ impl Fetcher {
             changes.mark();
             // Asked before the round: what runs now may enqueue a job, and end, behind the round's back.
             let nothing_ran = state.nothing_runs();
+            while doubts.try_recv().is_ok() {
+                audits.doubt(Instant::now());
+            }
             // Where a round failed, its claims may have been made all the same.
-            let audit = away.is_some() || audit_at <= Instant::now();
+            let audit = away.is_some() || audits.is_due(Instant::now());
             let round = async {
                 if audit {
                     self.audit(&state.held).await?;
@@ -214,10 +268,11 @@ impl Fetcher {
             // Whether something may start once a job has ended.
             let mut wants_slot = true;
             let mut looked = false;
+            let mut vacancy = None;
             let wait = match self.database.answered(round).await {
                 Ok(round) => {
                     if audit {
-                        audit_at = Instant::now() + audit_interval;
+                        audits.done(Instant::now());
                     }
                     if away.take().is_some() {
                         tracing::info!("the database is back, fetching jobs again");
@@ -235,7 +290,9 @@ impl Fetcher {
                             }
                             looked = true;
                             wants_slot = blocked || missed || self.options.once;
-                            self.idle_wait(next)
+                            vacancy =
+                                (!wants_slot).then(|| vacancies.publish(&host, state.seats()));
+                            self.idle_wait(next).min(audits.wait(Instant::now()))
                         }
                     }
                 }
@@ -255,8 +312,13 @@ impl Fetcher {
                 () = self.wake.notified() => true,
                 _ = announced.changed() => announced.borrow().jobs != enqueued,
                 () = state.freed.notified(), if wants_slot => false,
+                Some(()) = doubts.recv() => {
+                    audits.doubt(Instant::now());
+                    false
+                }
                 () = changes.within(wait) => false,
             };
+            drop(vacancy);
             // Where writers wait for each other, nobody writes without having looked. And one guess follows a look: were they
             // told all the time, others than the one that is guessed would never be looked for.
             if told && looked && self.database.has_many_writers() {
@@ -275,8 +337,7 @@ impl Fetcher {
 
     fn concurrency_of(&self, queue: &str) -> usize {
         let table = self.options.table.borrow();
-        let concurrency = table.concurrency.get(queue).copied();
-        concurrency.unwrap_or(self.options.concurrency).max(1)
+        table.concurrency_of(queue, self.options.concurrency)
     }
 
     /// Until the next poll, or until a waiting job's time if that is sooner.

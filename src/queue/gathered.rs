@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+#[cfg(feature = "worker")]
+use super::at_once;
 use super::enqueue::{Row, row_of, to_json};
 use super::{Enqueued, JobId, NewJob, Queue};
 use crate::clock::Timestamp;
@@ -74,11 +76,16 @@ impl Call for Plain {
         _: Duration,
         mut answer: impl FnMut(usize, ()) + Send,
     ) -> Result<()> {
-        let rows: Vec<&Row> = calls.iter().map(|call| &call.row).collect();
-        let rows = to_json(&rows)?;
+        let sent: Vec<&Row> = calls.iter().map(|call| &call.row).collect();
+        let rows = to_json(&sent)?;
         // None of them is due before it was enqueued.
         let at = calls.iter().map(|call| call.at).max();
         let at = at.unwrap_or_else(|| place.database.clock().now());
+        #[cfg(feature = "worker")]
+        if at_once::enqueue(&place.database, hand, &sent, &rows, at).await? {
+            (0..calls.len()).for_each(|call| answer(call, ()));
+            return Ok(());
+        }
         loop {
             let limit = hand.limit(&place.database, rows.0.len());
             let mut tx = hand.tx(&place.database).await?;

@@ -35,7 +35,7 @@ pub struct QueueLimits {
 }
 
 impl QueueLimits {
-    fn any(self) -> bool {
+    pub(crate) fn any(self) -> bool {
         self.max_running.is_some() || self.rate.is_some()
     }
 }
@@ -52,6 +52,12 @@ pub struct QueueTable {
 impl QueueTable {
     pub(crate) fn limits_of(&self, queue: &str) -> QueueLimits {
         self.limits.get(queue).copied().unwrap_or_default()
+    }
+
+    /// At least one, and `otherwise` of a queue of which it says nothing.
+    pub(crate) fn concurrency_of(&self, queue: &str, otherwise: usize) -> usize {
+        let concurrency = self.concurrency.get(queue).copied();
+        concurrency.unwrap_or(otherwise).max(1)
     }
 }
 

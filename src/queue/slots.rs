@@ -80,10 +80,7 @@ impl Slots {
 
     /// How many slots nobody has or waits for.
     pub(super) fn free(&self) -> usize {
-        let state = self.lock();
-        state
-            .concurrency
-            .saturating_sub(state.taken + state.waiting)
+        self.lock().free()
     }
 
     /// How many jobs are to be claimed now, where the last claim took so long. None while there are still enough: a
@@ -119,6 +116,21 @@ impl Slots {
         }
     }
 
+    /// Places in the wait for slots that are free for so many, if they are.
+    pub(super) fn reserve(self: &Arc<Self>, count: usize) -> Option<Vec<Slot>> {
+        let mut state = self.lock();
+        let free = state.free();
+        if count > free {
+            return None;
+        }
+        state.waiting += count;
+        let slot = || Slot {
+            slots: self.clone(),
+            taken: false,
+        };
+        Some(std::iter::repeat_with(slot).take(count).collect())
+    }
+
     /// Nothing panics while it is held.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -126,6 +138,10 @@ impl Slots {
 }
 
 impl State {
+    fn free(&self) -> usize {
+        self.concurrency.saturating_sub(self.taken + self.waiting)
+    }
+
     fn measure(&mut self, now: Instant) {
         let (since, ended) = self.measured;
         let elapsed = now.saturating_duration_since(since);
@@ -250,6 +266,23 @@ mod tests {
             "its slot is free, and that is all"
         );
         assert_eq!(slots.free(), 1);
+    }
+
+    #[test]
+    fn places_are_reserved_for_all_or_none_and_given_up_when_they_are_dropped() {
+        let now = Instant::now();
+        let slots = Slots::new(3, Arc::default(), now);
+        let runs = slots.take();
+        assert!(slots.reserve(3).is_none());
+        assert_eq!(slots.free(), 2, "none of them has stayed");
+        let mut reserved = slots.reserve(2).into_iter().flatten();
+        assert!(slots.reserve(1).is_none() && slots.free() == 0);
+        let first = reserved.next();
+        assert!(first.is_some_and(|mut slot| begin(&mut slot)));
+        drop(reserved);
+        assert_eq!(slots.free(), 2);
+        drop(runs);
+        assert!(slots.are_idle());
     }
 
     #[test]

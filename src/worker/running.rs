@@ -157,13 +157,13 @@ impl Running {
                 gone: gone.clone(),
             }),
         }));
-        let workers = apalis.clone();
+        let (workers, told) = (apalis.clone(), gone.clone());
         let serve = Box::new(move |queue: &str, backend: JobBackend| {
             let worker = WorkerBuilder::new(format!("{queue}-{}", id.0))
                 .backend(backend.with_data(data.clone(), takers.clone()))
                 .build(dispatch.clone());
             let name = queue.to_owned();
-            let gone = gone.clone();
+            let gone = told.clone();
             let task = handlers_runtime.spawn(async move {
                 if let Some(Err(error)) = gone.run_until_cancelled(worker.run()).await {
                     tracing::error!(queue = name, %error, "the queue's apalis worker failed");
@@ -201,6 +201,7 @@ impl Running {
             pulse,
             wake,
             stop: fetching.clone(),
+            gone,
             serve,
         };
         tracing::debug!(worker.id = %id, "ready to run jobs");

@@ -30,6 +30,8 @@ mod transactions;
 mod values;
 
 #[cfg(feature = "worker")]
+mod at_once;
+#[cfg(feature = "worker")]
 mod attempts;
 #[cfg(feature = "worker")]
 mod away;
