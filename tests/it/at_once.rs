@@ -519,6 +519,57 @@ mod postgres_answer {
     }
 
     #[test]
+    fn one_that_is_under_way_or_runs_is_not_taken_for_a_claim_that_was_lost() {
+        crate::support::run(TestDatabase::postgres, async |db| {
+            let (runs, gate) = (Runs::default(), Arc::new(Semaphore::new(0)));
+            let handler = {
+                let (runs, gate) = (runs.clone(), gate.clone());
+                move |job: Probe| {
+                    let (runs, gate) = (runs.clone(), gate.clone());
+                    async move {
+                        if job.value == 1 {
+                            counted(runs, probe(1)).await?;
+                            gate.acquire().await?.forget();
+                        }
+                        Ok::<_, JobError>(job.value)
+                    }
+                }
+            };
+            let mut options = without_polling();
+            // So often it looks for them.
+            options.rescue_after = Duration::from_millis(1_500);
+            let (queue, worker) = waiting(db, ticking(db).await, options, handler).await;
+            hold_insertions(db).await;
+            gate.add_permits(1_000);
+            let looked = async || {
+                let since = db
+                    .number("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS bigint)");
+                let looks = format!(
+                    "SELECT COUNT(*) FROM pg_stat_activity WHERE state = 'idle' AND query_start >= to_timestamp({} / 1000.0) \
+                     AND query LIKE 'SELECT id, attempt, started_at FROM%{}%'",
+                    since.await,
+                    db.schema.trim_start_matches("Test ")
+                );
+                eventually("it looks", async || db.number(&looks).await > 0).await;
+            };
+            let mut other = PgConnection::connect(&db.url).await.unwrap();
+            let lock = held(db, &mut other).await;
+            let asked = enqueued(db, &queue).await;
+            gate.forget_permits(1_000);
+            runs.lock().unwrap().clear();
+            looked().await;
+            lock.rollback().await.unwrap();
+            let id = asked.await.unwrap().unwrap().id;
+            looked().await;
+            assert_eq!(job(&queue, id).await.status, JobStatus::Running);
+            gate.add_permits(1);
+            assert_eq!(becomes(&queue, id, JobStatus::Done).await.attempt, 1);
+            assert_eq!(runs.lock().unwrap().get(&1), Some(&1));
+            worker.end().await;
+        });
+    }
+
+    #[test]
     fn one_whose_caller_has_gone_runs_once() {
         crate::support::run(TestDatabase::postgres, async |db| {
             let waiting = found_waiting(db, ticking(db).await).await;
