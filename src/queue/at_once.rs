@@ -72,7 +72,7 @@ impl Insertion {
         };
         let inserted = match heard {
             Ok(Ok(inserted)) => inserted,
-            // Of who pauses the queue: without its row there is none in the way.
+            // Somebody was in the way who has the queue's row, which only to enqueue takes no lock of.
             Ok(Err(error)) if error.is_conflict() => return (self.hand, Ok(false)),
             Ok(Err(error)) => return (self.hand, Err(error)),
             Err(error) => {
