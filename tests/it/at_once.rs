@@ -278,7 +278,10 @@ both_engines! {
             }
             Ok(job.value)
         };
-        let (queue, worker) = waiting(db, ticking(db).await, without_polling(), handler).await;
+        let mut options = without_polling();
+        // Of those that were not begun at once it need not wait.
+        options.shutdown_timeout = Duration::from_millis(50);
+        let (queue, worker) = waiting(db, ticking(db).await, options, handler).await;
         let id = begun_at_once(db, async || queue.enqueue(&probe("waits")).await).await;
         assert!(queue.cancel(id).await.unwrap());
         let cancelled = becomes(&queue, id, JobStatus::Cancelled).await;
@@ -440,6 +443,7 @@ mod postgres_answer {
         queue: Queue,
         worker: Started,
         runs: Runs,
+        told: Arc<Semaphore>,
     }
 
     /// A worker that is found waiting, and looks for nothing by itself.
@@ -447,8 +451,22 @@ mod postgres_answer {
         let mut options = without_polling();
         (options.listen, options.rescue_after) = (false, Duration::from_secs(3600));
         let runs = Runs::default();
-        let counts = runs.clone();
-        let handler = move |job: Probe| counted(counts.clone(), job);
+        let told = Arc::new(Semaphore::new(0));
+        let handler = {
+            let (runs, told) = (runs.clone(), told.clone());
+            move |job: Probe, cx: JobContext| {
+                let (runs, told) = (runs.clone(), told.clone());
+                async move {
+                    if job.value == "until the stop" {
+                        told.add_permits(1);
+                        cx.stopping().cancelled().await;
+                        told.add_permits(1);
+                        return Ok(job.value);
+                    }
+                    counted(runs, job).await
+                }
+            }
+        };
         let (queue, worker) = waiting(db, database, options, handler).await;
         hold_insertions(db).await;
         runs.lock().unwrap().clear();
@@ -456,20 +474,38 @@ mod postgres_answer {
             queue,
             worker,
             runs,
+            told,
         }
     }
 
     impl Held {
+        /// Returns when a job runs that notices the stop.
+        async fn notices_the_stop(&self) {
+            self.queue.enqueue(&probe("until the stop")).await.unwrap();
+            self.is_told().await;
+        }
+
+        async fn is_told(&self) {
+            let told = self.told.acquire();
+            crate::work::within(told).await.unwrap().forget();
+        }
+
         /// Those of the value 1 are done, each by one run of one attempt.
         async fn each_is_done_once(self) {
             eventually("all are done", async || {
                 let counts = self.queue.counts().await;
-                counts.is_ok_and(|counts| counts.iter().all(|of| of.status == JobStatus::Done))
+                let runs = self.runs.lock().unwrap().contains_key(&1);
+                runs && counts
+                    .is_ok_and(|counts| counts.iter().all(|of| of.status == JobStatus::Done))
             })
             .await;
             self.worker.end().await;
-            let jobs = self.queue.list(&larder::queue::JobFilter::default()).await;
-            let jobs = jobs.unwrap();
+            let mut jobs = Vec::new();
+            eventually("they are listed", async || {
+                let listed = self.queue.list(&larder::queue::JobFilter::default()).await;
+                listed.map(|listed| jobs = listed).is_ok()
+            })
+            .await;
             assert!(jobs.iter().all(|job| job.attempt == 1));
             let ones = jobs.iter().filter(|job| job.payload.get().contains('1'));
             let run = self.runs.lock().unwrap().get(&1).copied();
@@ -593,10 +629,13 @@ mod postgres_answer {
     fn one_whose_insertion_is_under_way_at_the_signal_goes_back() {
         crate::support::run(TestDatabase::postgres, async |db| {
             let waiting = found_waiting(db, ticking(db).await).await;
+            waiting.notices_the_stop().await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
             let lock = held(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
+            let told = waiting.told.clone();
             let ended = waiting.worker.stop();
+            crate::work::within(told.acquire()).await.unwrap().forget();
             lock.rollback().await.unwrap();
             let id = asked.await.unwrap().unwrap().id;
             ended.await;
@@ -612,10 +651,13 @@ mod postgres_answer {
             let proxy = Proxy::before(&db.url).await;
             let database = by_one_connection(db, &proxy).await;
             let waiting = found_waiting(db, database).await;
+            waiting.notices_the_stop().await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
             let lock = held(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
+            let told = waiting.told.clone();
             let ended = waiting.worker.stop();
+            crate::work::within(told.acquire()).await.unwrap().forget();
             proxy.silence();
             lock.rollback().await.unwrap();
             let id = asked.await.unwrap().unwrap().id;
