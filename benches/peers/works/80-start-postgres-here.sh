@@ -1,3 +1,3 @@
-what='Enqueue to start, PostgreSQL, 13 jobs a second' peer='the bound, p50' measure=median at_least=1 at_most_rounds=1
+what='Enqueue to start, PostgreSQL, in process, 13 jobs a second' peer='the bound, p50' measure=median at_least=1 at_most_rounds=1
 measure_peer() { bound median 3000; }
 measure_larder() { jobs_start postgres here 150 50; }
