@@ -346,7 +346,12 @@ macro_rules! begins {
             $name,
             " AND ",
             ready!(),
-            " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NULL AS begins) "
+            " ORDER BY job.priority DESC, job.run_at, job.id LIMIT 1) IS NULL \
+             AND (SELECT job.id FROM {job} AS job WHERE job.queue = ",
+            $name,
+            " AND ",
+            ready!(limited),
+            " ORDER BY job.limit_key LIMIT 1) IS NULL AS begins) "
         )
     };
 }

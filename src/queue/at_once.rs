@@ -118,6 +118,8 @@ impl Insertion {
         if jobs.is_empty() {
             return;
         }
+        // There may be no other connection, and no other turn to write.
+        drop(self.hand.moved());
         let attempts: Vec<_> = jobs.iter().map(begun).collect();
         let given_back = finish::unclaim(&self.database, self.reserved.worker, &attempts);
         if let Err(error) = self.database.answered(given_back).await {

@@ -168,7 +168,12 @@ both_engines! {
         let other = Queue::new(ticking(db).await);
         for round in 0..10 {
             order.lock().unwrap().clear();
-            let theirs = other.enqueue(&probe("theirs")).await.unwrap().id;
+            let theirs = probe("theirs");
+            let theirs = match round % 2 {
+                0 => other.enqueue(&theirs),
+                _ => other.enqueue(&theirs).limit_running("key", 1),
+            };
+            let theirs = theirs.await.unwrap().id;
             let ours = queue.enqueue(&probe("ours")).await.unwrap().id;
             for id in [theirs, ours] {
                 becomes(&queue, id, JobStatus::Done).await;
@@ -672,7 +677,9 @@ mod postgres_answer {
     #[test]
     fn one_whose_worker_is_dropped_meanwhile_goes_back() {
         crate::support::run(TestDatabase::postgres, async |db| {
-            let database = ticking(db).await;
+            // The one that the insertion has.
+            let options = DatabaseOptions::new(&db.url).schema(&db.schema);
+            let database = options.max_connections(1).connect().await.unwrap();
             note_claims(db).await;
             let queue = Queue::new(database.clone());
             let worker = Worker::new(database)
