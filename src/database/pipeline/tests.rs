@@ -260,8 +260,11 @@ async fn there_is_none_to_a_server_that_says_that_it_is_elsewhere() {
     assert!(!is_doubtful(&options("%2Ftmp/app")));
 }
 
-async fn database() -> Database {
-    DatabaseOptions::new(&url()).connect().await.unwrap()
+/// A database in a schema of its own.
+async fn database() -> (Database, String) {
+    let schema = format!("test {}", uuid::Uuid::now_v7().simple());
+    let database = DatabaseOptions::new(&url()).schema(&schema).connect();
+    (database.await.unwrap(), schema)
 }
 
 #[tokio::test]
@@ -303,7 +306,7 @@ async fn reads(pipeline: &Pipeline, database: &Database, statement: Sql) -> bool
 
 #[tokio::test]
 async fn a_statement_that_is_refused_is_no_reason_to_close_it_and_a_server_that_ends_is() {
-    let database = database().await;
+    let (database, schema) = database().await;
     let pipelines = pipelines(|_| ()).await;
     let pipeline = opened(&pipelines).await;
     assert!(reads(&pipeline, &database, Sql::CacheGetEach).await);
@@ -319,4 +322,7 @@ async fn a_statement_that_is_refused_is_no_reason_to_close_it_and_a_server_that_
     ended.execute(&pool().await).await.unwrap();
     assert!(!reads(&pipeline, &database, Sql::CacheGetEach).await);
     assert!(pipeline.is_lost());
+    let drop_schema = format!("DROP SCHEMA \"{schema}\" CASCADE");
+    let dropped = sqlx::raw_sql(sqlx::AssertSqlSafe(drop_schema));
+    dropped.execute(&pool().await).await.unwrap();
 }
