@@ -11,7 +11,9 @@ mod target;
 mod tests;
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -197,9 +199,10 @@ impl Opening {
             }
             Ok(Err(error)) => {
                 tracing::debug!(error, "reads go by the pool alone");
-                return pipelines.close_until(&mut state, REFUSED);
+                let pause = if is_refusal(&*error) { REFUSED } else { LOST };
+                return pipelines.close_until(&mut state, pause);
             }
-            Err(_) => return pipelines.close_until(&mut state, REFUSED),
+            Err(_) => return pipelines.close_until(&mut state, LOST),
         };
         let pipeline = Arc::new(Pipeline {
             client,
@@ -229,6 +232,23 @@ impl Drop for Opening {
             }
         }
     }
+}
+
+/// Whether there will be none as long as nobody changes something, and it is not the network or a server that begins.
+fn is_refusal(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    let Some(error) = error.downcast_ref::<tokio_postgres::Error>() else {
+        return false;
+    };
+    let passes = match error.code() {
+        Some(state) => state.code().starts_with("57P"),
+        None => {
+            error.is_closed()
+                || error
+                    .source()
+                    .is_some_and(|source| source.is::<io::Error>())
+        }
+    };
+    !passes
 }
 
 /// Sends and receives until the connection has ended, which is when nobody has its client any more.

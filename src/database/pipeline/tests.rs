@@ -127,6 +127,25 @@ async fn one_that_is_refused_is_not_asked_for_again_at_once() {
 }
 
 #[tokio::test]
+async fn what_the_network_refuses_is_not_refused_for_long_and_what_the_server_does_is() {
+    let refused = |change: fn(&mut Config) -> &mut Config| async move {
+        let mut to = config(&pool().await.connect_options(), password_of(&url()));
+        let error = change(&mut to).connect(NoTls).await.err().unwrap();
+        is_refusal(&error)
+    };
+    assert!(refused(|to| to.dbname("there is none")).await);
+    assert!(refused(|to| to.user("nobody there").password("wrong")).await);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut to = Config::new();
+    to.host("127.0.0.1")
+        .user("nobody")
+        .ssl_mode(tokio_postgres::config::SslMode::Disable);
+    to.port(closed.local_addr().unwrap().port());
+    drop(closed);
+    assert!(!is_refusal(&to.connect(NoTls).await.err().unwrap()));
+}
+
+#[tokio::test]
 async fn one_that_is_given_up_is_followed_by_another_after_a_while() {
     let pipelines = pipelines(|_| ()).await;
     opened(&pipelines).await.lost.store(true, Ordering::Relaxed);
