@@ -393,19 +393,6 @@ mod postgres_answer {
         .await;
     }
 
-    async fn held<'c>(
-        db: &TestDatabase,
-        other: &'c mut PgConnection,
-    ) -> sqlx::Transaction<'c, sqlx::Postgres> {
-        let mut lock = other.begin().await.unwrap();
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtext($1))")
-            .bind(&db.schema)
-            .execute(&mut *lock)
-            .await
-            .unwrap();
-        lock
-    }
-
     /// How many insertions wait.
     async fn under_way(db: &TestDatabase) -> i64 {
         let waits =
@@ -525,7 +512,7 @@ mod postgres_answer {
             let database = by_one_connection(db, &proxy).await;
             let waiting = found_waiting(db, database).await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
             proxy.silence();
             lock.rollback().await.unwrap();
@@ -541,7 +528,7 @@ mod postgres_answer {
             let database = by_one_connection(db, &proxy).await;
             let waiting = found_waiting(db, database).await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
             proxy.silence();
             eventually("it is sent again", async || under_way(db).await == 2).await;
@@ -594,7 +581,7 @@ mod postgres_answer {
                 eventually("it looks", async || db.number(&looks).await > 0).await;
             };
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &queue).await;
             gate.forget_permits(1_000);
             runs.lock().unwrap().clear();
@@ -615,7 +602,7 @@ mod postgres_answer {
         crate::support::run(TestDatabase::postgres, async |db| {
             let waiting = found_waiting(db, ticking(db).await).await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
             asked.abort();
             assert!(asked.await.unwrap_err().is_cancelled());
@@ -636,7 +623,7 @@ mod postgres_answer {
             let waiting = found_waiting(db, ticking(db).await).await;
             waiting.notices_the_stop().await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
             let told = waiting.told.clone();
             let ended = waiting.worker.stop();
@@ -658,7 +645,7 @@ mod postgres_answer {
             let waiting = found_waiting(db, database).await;
             waiting.notices_the_stop().await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
             let told = waiting.told.clone();
             let ended = waiting.worker.stop();
@@ -689,7 +676,7 @@ mod postgres_answer {
             begun_at_once(db, async || queue.enqueue(&probe(0)).await).await;
             hold_insertions(db).await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &queue).await;
             worker.abort();
             assert!(worker.await.unwrap_err().is_cancelled());
@@ -705,7 +692,7 @@ mod postgres_answer {
         crate::support::run(TestDatabase::postgres, async |db| {
             let waiting = found_waiting(db, ticking(db).await).await;
             let mut other = PgConnection::connect(&db.url).await.unwrap();
-            let lock = held(db, &mut other).await;
+            let lock = crate::work::hold_waits(db, &mut other).await;
             let asked = enqueued(db, &waiting.queue).await;
             let pausing = tokio::spawn({
                 let queue = waiting.queue.clone();

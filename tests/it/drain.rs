@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::support::{self, TestDatabase, both_engines};
 use crate::work::{
-    Probe, becomes, eventually, give_back, job, lively, probe, start, start_until, within,
+    Probe, becomes, eventually, give_back, hold_waits, job, lively, probe, start, start_until,
+    within,
 };
 
 /// Handlers that wait, each for a permit of its own gate.
@@ -185,12 +186,7 @@ fn a_claim_that_is_under_way_at_the_signal_leaves_no_job_running() {
         ))
         .await;
         let mut other = PgConnection::connect(&db.url).await.unwrap();
-        let mut lock = other.begin().await.unwrap();
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtext($1))")
-            .bind(&db.schema)
-            .execute(&mut *lock)
-            .await
-            .unwrap();
+        let lock = hold_waits(db, &mut other).await;
 
         let worker = start(
             Worker::new(db.open().await)

@@ -12,6 +12,7 @@ use larder::{JobError, Queue, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
@@ -85,6 +86,20 @@ pub(crate) fn without_polling() -> WorkerOptions {
     let mut options = lively();
     options.poll_interval = Some(Duration::from_secs(3600));
     options
+}
+
+/// Until it is given up, triggers wait that take the lock of this test's schema.
+pub(crate) async fn hold_waits<'c>(
+    db: &TestDatabase,
+    other: &'c mut PgConnection,
+) -> sqlx::Transaction<'c, sqlx::Postgres> {
+    let mut lock = other.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext($1))")
+        .bind(&db.schema)
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    lock
 }
 
 /// The database by the machine's clock, for what waits for a time of its own.
